@@ -1,0 +1,50 @@
+# One word for each habit. `make demo` and `make test` need Python 3.11, a C++ compiler, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+NATIVE_SOURCES := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h)
+CXX_FILES := $(wildcard native/*/*.cpp native/*/*.h)
+
+.PHONY: demo test check native bench docs fuzz sanitize format clean
+
+demo: $(INSTALLED)  ## the whole story on the embedded model
+	$(BIN)/python -m pliant.recipes.demo
+
+test: $(INSTALLED)  ## the whole suite
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## style, types, docstrings, C++ format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/interrogate src
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(INSTALLED)  ## rewrite sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+native: $(INSTALLED)  ## build the extension again
+
+bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
+	$(BIN)/python benchmarks/tale.py
+	$(BIN)/python benchmarks/frontier.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/tables.py
+
+docs: $(INSTALLED)  ## the generated parts of the documentation
+	$(BIN)/python -m pliant.cli.reference
+	$(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf build .demo $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE_SOURCES)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,plot,test,check]'
+	touch $@

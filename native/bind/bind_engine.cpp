@@ -1,0 +1,346 @@
+// Plane matrices, caches and the decoder as Python objects.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "bind/bindings.h"
+#include "bind/bound_matrix.h"
+#include "engine/decoder.h"
+#include "engine/errors.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace pliant {
+namespace {
+
+using FloatVector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using TokenArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using MaskArray = nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using LogitArray = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+std::vector<float> copy_of(const FloatVector& vector) {
+  return {vector.data(), vector.data() + vector.size()};
+}
+
+// A decoder and the arrays its views point into. Kept behind a shared pointer so that `close` can
+// let go of it while another thread is still within a forward pass.
+class BoundDecoder {
+ public:
+  BoundDecoder(DecoderConfig config, DecoderWeights weights, nb::list matrices)
+      : decoder_(std::make_shared<Decoder>(std::move(config), std::move(weights))),
+        matrices_(std::move(matrices)) {}
+
+  std::shared_ptr<Decoder> get() const {
+    if (decoder_ == nullptr) throw UsageError("This engine is closed; open another one to go on.");
+    return decoder_;
+  }
+  // The arrays stay: a pass that runs meanwhile still reads them.
+  void close() { decoder_.reset(); }
+  bool is_closed() const { return decoder_ == nullptr; }
+
+ private:
+  std::shared_ptr<Decoder> decoder_;
+  nb::list matrices_;
+};
+
+// One kept block as Python builds it: matrices and vectors by the names of the artifact.
+struct BoundBlock {
+  BlockWeights weights;
+  nb::list matrices;
+};
+
+Linear* linear_of(BlockWeights& block, const std::string& name) {
+  const std::map<std::string, Linear*> linears = {
+      {"q", &block.q},       {"k", &block.k},   {"v", &block.v},      {"o", &block.o},
+      {"gate", &block.gate}, {"up", &block.up}, {"down", &block.down}};
+  const auto found = linears.find(name);
+  return found == linears.end() ? nullptr : found->second;
+}
+
+std::vector<float>* norm_of(BlockWeights& block, const std::string& name) {
+  const std::map<std::string, std::vector<float>*> norms = {
+      {"attention_norm", &block.attention_norm},
+      {"attention_post_norm", &block.attention_post_norm},
+      {"q_norm", &block.q_norm},
+      {"k_norm", &block.k_norm},
+      {"mlp_norm", &block.mlp_norm},
+      {"mlp_post_norm", &block.mlp_post_norm}};
+  const auto found = norms.find(name);
+  return found == norms.end() ? nullptr : found->second;
+}
+
+void set_matrix(BoundBlock& block, const std::string& name, const BoundMatrix& matrix) {
+  Linear* linear = linear_of(block.weights, name);
+  if (linear == nullptr) throw std::invalid_argument("A block has no matrix " + name + ".");
+  linear->matrix = matrix.view();
+  block.matrices.append(nb::find(matrix));
+}
+
+void set_vector(BoundBlock& block, const std::string& name, const FloatVector& vector) {
+  const std::string suffix = ".bias";
+  std::vector<float>* target = norm_of(block.weights, name);
+  if (target == nullptr && name.ends_with(suffix)) {
+    Linear* linear = linear_of(block.weights, name.substr(0, name.size() - suffix.size()));
+    if (linear != nullptr) target = &linear->bias;
+  }
+  if (target == nullptr) throw std::invalid_argument("A block has no vector " + name + ".");
+  *target = copy_of(vector);
+}
+
+void check_result(const std::vector<Sequence>& sequences, const LogitArray& logits,
+                  int vocab_size) {
+  size_t rows = 0;
+  for (const Sequence& sequence : sequences) rows += size_t(std::max(sequence.num_logits, 0));
+  if (logits.shape(0) != rows || logits.shape(1) != size_t(vocab_size))
+    throw UsageError("The array for logits is [" + std::to_string(logits.shape(0)) + ", " +
+                     std::to_string(logits.shape(1)) + "]; it needs [" + std::to_string(rows) +
+                     ", " + std::to_string(vocab_size) + "].");
+}
+
+Sequence bound_sequence(KVCache* cache, const TokenArray& tokens,
+                        const std::optional<TokenArray>& positions,
+                        const std::optional<MaskArray>& mask, int num_logits) {
+  Sequence sequence;
+  sequence.cache = cache;
+  sequence.tokens = {tokens.data(), tokens.size()};
+  sequence.num_logits = num_logits;
+  if (positions) {
+    if (positions->size() != tokens.size())
+      throw UsageError(std::to_string(positions->size()) + " positions were given for " +
+                       std::to_string(tokens.size()) + " tokens; give one for each.");
+    sequence.positions = {positions->data(), positions->size()};
+  }
+  if (mask) {
+    if (mask->shape(0) != tokens.size() || mask->shape(1) != tokens.size())
+      throw UsageError("The mask of " + std::to_string(tokens.size()) + " tokens is [" +
+                       std::to_string(mask->shape(0)) + ", " + std::to_string(mask->shape(1)) +
+                       "]; it needs a row and a column for each.");
+    sequence.mask = reinterpret_cast<const uint8_t*>(mask->data());
+  }
+  return sequence;
+}
+
+void raise_if_interrupted() {
+  nb::gil_scoped_acquire hold;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
+void forward(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
+             const std::vector<TokenArray>& tokens,
+             const std::vector<std::optional<TokenArray>>& positions,
+             const std::vector<std::optional<MaskArray>>& masks, const std::vector<int>& num_logits,
+             const LogitArray& logits) {
+  const std::shared_ptr<Decoder> decoder = bound.get();
+  const size_t count = caches.size();
+  if (tokens.size() != count || positions.size() != count || masks.size() != count ||
+      num_logits.size() != count)
+    throw std::invalid_argument("The lists of a batch differ in length.");
+  std::vector<Sequence> sequences;
+  for (size_t index = 0; index < count; ++index)
+    sequences.push_back(bound_sequence(caches[index], tokens[index], positions[index], masks[index],
+                                       num_logits[index]));
+  check_result(sequences, logits, decoder->config().vocab_size);
+  float* rows = logits.data();
+  nb::gil_scoped_release release;
+  decoder->forward(sequences, rows, raise_if_interrupted);
+}
+
+void bind_errors() {
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    const auto raise = [](const char* name, const char* message) {
+      PyErr_SetString(nb::module_::import_("pliant.errors").attr(name).ptr(), message);
+    };
+    try {
+      std::rethrow_exception(error);
+    } catch (const UsageError& usage) {
+      raise("UsageError", usage.what());
+    } catch (const GenerationError& generation) {
+      raise("GenerationError", generation.what());
+    }
+  });
+}
+
+void check_idle(const KVCache& cache) {
+  if (cache.is_busy())
+    throw UsageError("The cache is in use by a forward pass; wait for it to return.");
+}
+
+void bind_cache(nb::module_& m) {
+  nb::class_<KVCache>(m, "KVCache", "Keys and values of one sequence.")
+      .def_prop_ro("length", &KVCache::length)
+      .def_prop_ro("capacity", &KVCache::capacity)
+      .def_prop_ro("num_bytes", &KVCache::num_bytes)
+      .def_prop_ro("positions",
+                   [](const KVCache& cache) {
+                     const auto positions = cache.positions();
+                     return nb::cast(nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>>(
+                                         positions.data(), {positions.size()}),
+                                     nb::rv_policy::copy);
+                   })
+      .def_prop_ro("log_weights",
+                   [](const KVCache& cache) {
+                     std::vector<float> weights(size_t(cache.length()), 0.0f);
+                     if (cache.log_weights() != nullptr)
+                       std::copy_n(cache.log_weights(), weights.size(), weights.begin());
+                     return nb::cast(nb::ndarray<nb::numpy, const float, nb::ndim<1>>(
+                                         weights.data(), {weights.size()}),
+                                     nb::rv_policy::copy);
+                   })
+      .def(
+          "set_log_weights",
+          [](KVCache& cache, const FloatVector& weights) {
+            check_idle(cache);
+            cache.set_log_weights({weights.data(), weights.size()});
+          },
+          "log_weights"_a)
+      .def(
+          "truncate",
+          [](KVCache& cache, int length) {
+            check_idle(cache);
+            cache.truncate(length);
+          },
+          "length"_a)
+      .def("clone", [](const KVCache& cache) {
+        check_idle(cache);
+        return cache.clone();
+      });
+}
+
+void bind_config(nb::module_& m) {
+  nb::enum_<Activation>(m, "Activation")
+      .value("silu", Activation::kSilu)
+      .value("gelu", Activation::kGelu)
+      .value("gelu_tanh", Activation::kGeluTanh);
+  nb::enum_<ActivationMode>(m, "ActivationMode")
+      .value("int8", ActivationMode::kInt8)
+      .value("float32", ActivationMode::kFloat32);
+  nb::enum_<CacheType>(m, "CacheType")
+      .value("float32", CacheType::kFloat32)
+      .value("float16", CacheType::kFloat16);
+  nb::class_<DecoderConfig>(m, "DecoderConfig", "Numbers of a ModelSpec and how to run it.")
+      .def(nb::init<>())
+      .def_rw("vocab_size", &DecoderConfig::vocab_size)
+      .def_rw("hidden_size", &DecoderConfig::hidden_size)
+      .def_rw("heads_per_group", &DecoderConfig::heads_per_group)
+      .def_rw("head_dim", &DecoderConfig::head_dim)
+      .def_rw("max_context", &DecoderConfig::max_context)
+      .def_rw("norm_epsilon", &DecoderConfig::norm_epsilon)
+      .def_rw("norm_offset", &DecoderConfig::norm_offset)
+      .def_rw("activation", &DecoderConfig::activation)
+      .def_rw("embedding_scale", &DecoderConfig::embedding_scale)
+      .def_rw("attention_scale", &DecoderConfig::attention_scale)
+      .def_rw("attention_softcap", &DecoderConfig::attention_softcap)
+      .def_rw("logit_softcap", &DecoderConfig::logit_softcap)
+      .def_rw("mode", &DecoderConfig::mode)
+      .def_rw("cache_type", &DecoderConfig::cache_type)
+      .def_rw("threads", &DecoderConfig::threads)
+      .def_rw("check_finite", &DecoderConfig::check_finite)
+      .def(
+          "add_rotation",
+          [](DecoderConfig& config, const FloatVector& frequencies, float amplitude) {
+            config.rotations.push_back({copy_of(frequencies), amplitude});
+          },
+          "frequencies"_a, "amplitude"_a);
+}
+
+void bind_weights(nb::module_& m) {
+  nb::class_<BoundMatrix>(m, "PlaneMatrix", "The planes and scales of a prefix of a matrix.")
+      .def(nb::init<std::vector<PlaneArray>, ScaleArray, int, int, int, int>(),
+           "planes"_a.noconvert(), "scales"_a.noconvert(), "rows"_a, "columns"_a, "stored_rows"_a,
+           "stored_columns"_a)
+      .def_prop_ro("rows", [](const BoundMatrix& matrix) { return matrix.view().rows; })
+      .def_prop_ro("columns", [](const BoundMatrix& matrix) { return matrix.view().columns; })
+      .def_prop_ro("num_planes",
+                   [](const BoundMatrix& matrix) { return matrix.view().num_planes; });
+  nb::class_<BoundBlock>(m, "Block", "The weights of one kept block.")
+      .def(
+          "__init__",
+          [](BoundBlock* self, int block, int groups, int neurons, int rotation, int window) {
+            new (self) BoundBlock();
+            self->weights.block = block;
+            self->weights.groups = groups;
+            self->weights.neurons = neurons;
+            self->weights.rotation = rotation;
+            self->weights.window = window;
+          },
+          "block"_a, "groups"_a, "neurons"_a, "rotation"_a, "window"_a)
+      .def("set_matrix", &set_matrix, "name"_a, "matrix"_a)
+      .def("set_vector", &set_vector, "name"_a, "vector"_a);
+}
+
+BoundDecoder* make_decoder(BoundDecoder* self, const DecoderConfig& config,
+                           const BoundMatrix& embedding, const BoundMatrix& head,
+                           const FloatVector& final_norm, const std::vector<BoundBlock*>& blocks) {
+  DecoderWeights weights;
+  weights.embedding = embedding.view();
+  weights.head = head.view();
+  weights.final_norm = copy_of(final_norm);
+  nb::list matrices;
+  matrices.append(nb::find(embedding));
+  matrices.append(nb::find(head));
+  for (const BoundBlock* block : blocks) {
+    weights.blocks.push_back(block->weights);
+    matrices.append(block->matrices);
+  }
+  return new (self) BoundDecoder(config, std::move(weights), std::move(matrices));
+}
+
+// A running pass asks for the interpreter between steps, so it must not be waited for holding it.
+DecoderMemory memory_of(const Decoder& decoder) {
+  nb::gil_scoped_release release;
+  return decoder.memory();
+}
+
+void bind_decoder(nb::module_& m) {
+  nb::class_<BoundDecoder>(m, "Decoder", "One subnet, ready to run.")
+      .def(
+          "__init__",
+          [](BoundDecoder* self, const DecoderConfig& config, const BoundMatrix& embedding,
+             const BoundMatrix& head, const FloatVector& final_norm,
+             const std::vector<BoundBlock*>& blocks) {
+            make_decoder(self, config, embedding, head, final_norm, blocks);
+          },
+          "config"_a, "embedding"_a, "head"_a, "final_norm"_a, "blocks"_a)
+      .def(
+          "new_cache",
+          [](const BoundDecoder& bound, int capacity, size_t max_bytes) {
+            return bound.get()->new_cache(capacity, max_bytes);
+          },
+          "capacity"_a, "max_bytes"_a = 0)
+      .def("forward", &forward, "caches"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
+           "masks"_a.noconvert(), "num_logits"_a, "logits"_a.noconvert())
+      .def("memory",
+           [](const BoundDecoder& bound) {
+             const DecoderMemory memory = memory_of(*bound.get());
+             nb::dict result;
+             result["mapped"] = memory.mapped_bytes;
+             result["vectors"] = memory.vector_bytes;
+             result["cache"] = memory.cache_bytes;
+             result["scratch"] = memory.scratch_bytes;
+             return result;
+           })
+      .def("close", &BoundDecoder::close)
+      .def_prop_ro("closed", &BoundDecoder::is_closed);
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& m) {
+  bind_errors();
+  bind_config(m);
+  bind_cache(m);
+  bind_weights(m);
+  bind_decoder(m);
+  m.def("default_threads", &default_threads, "Physical cores this process may use.");
+  m.attr("MAX_THREADS") = kMaxThreads;
+}
+
+}  // namespace pliant

@@ -1,0 +1,11 @@
+// What each binding file adds to the module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace pliant {
+
+void bind_kernels(nanobind::module_& m);
+void bind_engine(nanobind::module_& m);
+
+}  // namespace pliant

@@ -1,0 +1,91 @@
+#include "engine/cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "engine/errors.h"
+
+namespace pliant {
+
+size_t CacheLayout::entry_bytes() const {
+  size_t num_groups = 0;
+  for (int count : groups) num_groups += count;
+  return 2 * num_groups * head_dim * value_bytes() + sizeof(int32_t) + sizeof(float);
+}
+
+KVCache::KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t max_bytes)
+    : layout_(std::move(layout)) {
+  if (capacity < 1)
+    throw UsageError("A cache holds at least 1 token; " + std::to_string(capacity) +
+                     " were asked for.");
+  if (capacity > layout_->max_context)
+    throw UsageError("A cache of " + std::to_string(capacity) +
+                     " tokens was asked for; this model reads at most " +
+                     std::to_string(layout_->max_context) + ".");
+  const size_t entry_bytes = layout_->entry_bytes();
+  if (max_bytes > 0 && max_bytes / entry_bytes == 0)
+    throw GenerationError("One token takes " + std::to_string(entry_bytes) +
+                          " bytes of cache and " + std::to_string(max_bytes) +
+                          " bytes are allowed; allow more, or keep fewer blocks or groups.");
+  capacity_ = capacity;
+  if (max_bytes > 0) capacity_ = int(std::min<size_t>(capacity, max_bytes / entry_bytes));
+  size_t num_groups = 0;
+  for (int count : layout_->groups) {
+    first_group_.push_back(num_groups);
+    num_groups += count;
+  }
+  data_.reserve(2 * num_groups * capacity_ * row_bytes());
+  positions_.reserve(capacity_);
+  layout_->live_bytes += num_bytes();
+}
+
+KVCache::~KVCache() { layout_->live_bytes -= num_bytes(); }
+
+size_t KVCache::offset(int place, int group, int values) const {
+  return (2 * (first_group_[place] + group) + values) * size_t(capacity_) * row_bytes();
+}
+
+void KVCache::set_log_weights(std::span<const float> log_weights) {
+  if (log_weights.size() != size_t(length_))
+    throw UsageError(std::to_string(log_weights.size()) + " log-weights for " +
+                     std::to_string(length_) + " cached tokens; give one for each.");
+  for (float weight : log_weights)
+    if (!std::isfinite(weight)) throw UsageError("A log-weight is not finite; give finite ones.");
+  log_weights_.reserve(capacity_);
+  std::copy(log_weights.begin(), log_weights.end(), log_weights_.data());
+  std::fill(log_weights_.data() + length_, log_weights_.data() + capacity_, 0.0f);
+}
+
+void KVCache::append(int count) {
+  for (int entry = length_; entry < length_ + count; ++entry) {
+    const bool rises = entry == 0 || positions_[entry] > positions_[entry - 1];
+    if (num_ascending_ == entry && rises) ++num_ascending_;
+  }
+  length_ += count;
+}
+
+void KVCache::truncate(int length) {
+  if (length < 0 || length > length_)
+    throw UsageError("A cache of " + std::to_string(length_) + " tokens cannot be cut to " +
+                     std::to_string(length) + ".");
+  length_ = length;
+  num_ascending_ = std::min(num_ascending_, length);
+  if (log_weights_.size() > 0)
+    std::fill(log_weights_.data() + length, log_weights_.data() + capacity_, 0.0f);
+}
+
+std::unique_ptr<KVCache> KVCache::clone() const {
+  auto copy = std::make_unique<KVCache>(layout_, capacity_, 0);
+  const size_t stripe = size_t(capacity_) * row_bytes();
+  const size_t used = size_t(length_) * row_bytes();
+  for (size_t start = 0; start < data_.size() && used > 0; start += stripe)
+    std::memcpy(copy->data_.data() + start, data_.data() + start, used);
+  std::copy_n(positions_.data(), length_, copy->positions_.data());
+  copy->append(length_);
+  if (log_weights_.size() > 0) copy->set_log_weights({log_weights_.data(), size_t(length_)});
+  return copy;
+}
+
+}  // namespace pliant

@@ -1,0 +1,88 @@
+// The keys and values of one sequence.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "kernels/kernels.h"
+
+namespace pliant {
+
+// What all caches of one decoder have in common, and the bytes they hold together.
+struct CacheLayout {
+  CacheType type = CacheType::kFloat16;
+  int head_dim = 0;
+  int max_context = 0;
+  std::vector<int> groups;  // KV groups of each kept block
+  mutable std::atomic<size_t> live_bytes = 0;
+
+  size_t value_bytes() const { return type == CacheType::kFloat16 ? 2 : 4; }
+  // Bytes of one entry: keys, values, original position and log-weight.
+  size_t entry_bytes() const;
+};
+
+// K and V of one sequence, per kept block and KV group `[capacity][head_dim]`, with the original
+// position and a log-weight for each entry: a weight w stands for exp(w) equal entries, which is
+// what cache policies that merge entries need.
+//
+// All memory is reserved at once and resident only where entries were written.
+class KVCache {
+ public:
+  // At most `max_bytes` are reserved (0: no limit), which may lower the capacity.
+  KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t max_bytes);
+  ~KVCache();
+  KVCache(const KVCache&) = delete;
+  KVCache& operator=(const KVCache&) = delete;
+
+  const CacheLayout& layout() const { return *layout_; }
+  int length() const { return length_; }
+  int capacity() const { return capacity_; }
+  size_t num_bytes() const { return layout_->entry_bytes() * capacity_; }
+
+  // The entries of one group of kept block `place`.
+  std::byte* keys(int place, int group) { return data_.data() + offset(place, group, 0); }
+  std::byte* values(int place, int group) { return data_.data() + offset(place, group, 1); }
+  size_t row_bytes() const { return layout_->value_bytes() * layout_->head_dim; }
+
+  // The position that follows the last entry.
+  int next_position() const { return length_ == 0 ? 0 : positions_[length_ - 1] + 1; }
+  // Whether positions rise from each of the first `entries` entries to the next.
+  bool is_ascending(int entries) const { return num_ascending_ >= entries; }
+  std::span<const int32_t> positions() const { return {positions_.data(), size_t(length_)}; }
+  const int32_t* position_data() const { return positions_.data(); }
+  // [capacity], or nullptr while all log-weights are 0.
+  const float* log_weights() const { return log_weights_.data(); }
+
+  void set_log_weights(std::span<const float> log_weights);  // [length]
+
+  // Writes the position of entry `entry`, which lies at or after length().
+  void set_position(int entry, int position) { positions_[entry] = position; }
+  // Makes the `count` entries after the last one part of the cache.
+  void append(int count);
+  void truncate(int length);
+  std::unique_ptr<KVCache> clone() const;
+
+  // Held by a forward pass, so that nothing changes the cache meanwhile.
+  bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
+  void release() { busy_.store(false, std::memory_order_release); }
+  bool is_busy() const { return busy_.load(std::memory_order_acquire); }
+
+ private:
+  size_t offset(int place, int group, int values) const;
+
+  std::shared_ptr<const CacheLayout> layout_;
+  int capacity_ = 0;
+  int length_ = 0;
+  int num_ascending_ = 0;
+  std::vector<size_t> first_group_;  // of each kept block, counted over all blocks
+  AlignedBuffer<std::byte> data_;
+  AlignedBuffer<int32_t> positions_;
+  AlignedBuffer<float> log_weights_;
+  std::atomic<bool> busy_ = false;
+};
+
+}  // namespace pliant

@@ -1,0 +1,126 @@
+#include "engine/decoder.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "engine/errors.h"
+#include "engine/pass.h"
+
+namespace pliant {
+namespace {
+
+// Weights times tokens below which waking other threads takes longer than they save.
+constexpr size_t kSerialWork = 400'000;
+
+std::vector<int> distinct_windows(const DecoderWeights& weights) {
+  std::vector<int> windows;
+  for (const BlockWeights& block : weights.blocks)
+    if (std::find(windows.begin(), windows.end(), block.window) == windows.end())
+      windows.push_back(block.window);
+  return windows;
+}
+
+const DecoderConfig& checked(const DecoderConfig& config, const DecoderWeights& weights) {
+  check_weights(config, weights);
+  return config;
+}
+
+// Holds the caches of a request; gives back those held when one is in use elsewhere.
+class CacheHold {
+ public:
+  explicit CacheHold(std::span<const Sequence> sequences) {
+    for (const Sequence& sequence : sequences) {
+      if (!sequence.cache->try_acquire()) {
+        release();
+        throw UsageError("A cache is in use by another forward pass; run one after the other.");
+      }
+      held_.push_back({sequence.cache, sequence.cache->length()});
+    }
+  }
+  ~CacheHold() { release(); }
+
+  // Takes back what was appended since the hold began.
+  void undo() {
+    for (const auto& [cache, length] : held_) cache->truncate(length);
+  }
+
+ private:
+  void release() {
+    for (const auto& held : held_) held.first->release();
+    held_.clear();
+  }
+  std::vector<std::pair<KVCache*, int>> held_;
+};
+
+}  // namespace
+
+Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
+    : config_(checked(config, weights)),
+      weights_(std::move(weights)),
+      kernels_(best_kernels()),
+      num_block_weights_(weights_.num_block_weights()),
+      cache_layout_(std::make_shared<CacheLayout>()),
+      step_(distinct_windows(weights_)),
+      pool_(config_.threads) {
+  cache_layout_->type = config_.cache_type;
+  cache_layout_->head_dim = config_.head_dim;
+  cache_layout_->max_context = config_.max_context;
+  const std::vector<int> windows = distinct_windows(weights_);
+  for (const BlockWeights& block : weights_.blocks) {
+    cache_layout_->groups.push_back(block.groups);
+    window_kinds_.push_back(
+        int(std::find(windows.begin(), windows.end(), block.window) - windows.begin()));
+  }
+  for (const Rotation& rotation : config_.rotations)
+    ropes_.emplace_back(rotation.frequencies, rotation.amplitude);
+}
+
+std::unique_ptr<KVCache> Decoder::new_cache(int capacity, size_t max_bytes) const {
+  return std::make_unique<KVCache>(cache_layout_, capacity, max_bytes);
+}
+
+int Decoder::workers_for(const Step& step) const {
+  const size_t head = size_t(config_.vocab_size) * config_.hidden_size;
+  const size_t work = step.tokens().size() * num_block_weights_ + step.logit_tokens().size() * head;
+  return work < kSerialWork ? 1 : pool_.size();
+}
+
+void Decoder::forward(std::span<const Sequence> sequences, float* logits,
+                      const std::function<void()>& between_steps) {
+  const std::lock_guard lock(mutex_);
+  check_request(sequences, *cache_layout_, config_.vocab_size);
+  CacheHold hold(sequences);
+  std::vector<int> done(sequences.size(), 0);
+  try {
+    while (step_.take(sequences, done)) {
+      ForwardPass pass{config_, weights_,   window_kinds_, kernels_,           step_,
+                       ropes_,  workspace_, pool_,         workers_for(step_), logits};
+      pass.run();
+      step_.commit();
+      logits += step_.logit_tokens().size() * size_t(config_.vocab_size);
+      between_steps();
+    }
+  } catch (...) {
+    hold.undo();
+    throw;
+  }
+}
+
+DecoderMemory Decoder::memory() const {
+  const std::lock_guard lock(mutex_);
+  size_t vector_entries = weights_.final_norm.size();
+  for (const BlockWeights& block : weights_.blocks) {
+    for (const auto* norm : {&block.attention_norm, &block.attention_post_norm, &block.q_norm,
+                             &block.k_norm, &block.mlp_norm, &block.mlp_post_norm})
+      vector_entries += norm->size();
+    for (const Linear* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+      vector_entries += linear->bias.size();
+  }
+  size_t scratch = workspace_.size_bytes() + step_.size_bytes();
+  for (const RopeTable& rope : ropes_) scratch += rope.size_bytes();
+  return {weights_.mapped_bytes(), vector_entries * sizeof(float), cache_layout_->live_bytes.load(),
+          scratch};
+}
+
+}  // namespace pliant

@@ -1,0 +1,60 @@
+// The decoder: every architecture of ModelSpec, every cut, one forward pass for everything.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "base/threads.h"
+#include "engine/cache.h"
+#include "engine/step.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+#include "ops/rope_table.h"
+
+namespace pliant {
+
+struct DecoderMemory {
+  size_t mapped_bytes = 0;   // planes and scales read, not owned
+  size_t vector_bytes = 0;   // norms and biases, owned
+  size_t cache_bytes = 0;    // of all live caches, reserved
+  size_t scratch_bytes = 0;  // workspace and rotation tables
+};
+
+class Decoder {
+ public:
+  // Views in `weights` must outlive the decoder. Throws UsageError where sizes disagree.
+  Decoder(DecoderConfig config, DecoderWeights weights);
+
+  std::unique_ptr<KVCache> new_cache(int capacity, size_t max_bytes) const;
+
+  // Appends the tokens of each sequence to its cache and writes the logits asked for, in the order
+  // of the sequences: `logits` is [sum of num_logits][vocab_size].
+  //
+  // Long requests are run in steps; `between_steps` is called after each and may throw. On any
+  // failure all caches are as they were before. Several threads may call; they take turns.
+  void forward(std::span<const Sequence> sequences, float* logits,
+               const std::function<void()>& between_steps);
+
+  const DecoderConfig& config() const { return config_; }
+  DecoderMemory memory() const;
+
+ private:
+  // The weights that a step multiplies by; below kSerialWork one thread is faster than a barrier.
+  int workers_for(const Step& step) const;
+
+  const DecoderConfig config_;
+  const DecoderWeights weights_;
+  const Kernels& kernels_;
+  const size_t num_block_weights_;
+  std::shared_ptr<CacheLayout> cache_layout_;
+  std::vector<int> window_kinds_;  // of each kept block, into the windows of `step_`
+  Step step_;
+  std::vector<RopeTable> ropes_;
+  Workspace workspace_;
+  mutable std::mutex mutex_;
+  ThreadPool pool_;
+};
+
+}  // namespace pliant

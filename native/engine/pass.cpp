@@ -1,0 +1,252 @@
+#include "engine/pass.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "engine/errors.h"
+
+namespace pliant {
+namespace {
+
+// Values per step up to which computing all rows in every worker beats a barrier.
+constexpr int kOwnLaneValues = 2048;
+
+// The gated MLP splits by whole groups of quantization, so that one worker can finish a group.
+constexpr int kTilesPerGroup = kGroupColumns / kTileRows;
+
+}  // namespace
+
+ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weights,
+                         const std::vector<int>& window_kinds, const Kernels& kernels,
+                         const Step& step, std::vector<RopeTable>& ropes, Workspace& workspace,
+                         ThreadPool& pool, int workers, float* logits)
+    : config_(config),
+      weights_(weights),
+      window_kinds_(window_kinds),
+      kernels_(kernels),
+      step_(step),
+      ropes_(ropes),
+      workspace_(workspace),
+      pool_(pool),
+      workers_(workers),
+      logits_(logits),
+      num_tokens_(int(step.tokens().size())),
+      own_lanes_(workers > 1 &&
+                 (num_tokens_ == 1 || num_tokens_ * config.hidden_size <= kOwnLaneValues)) {
+  workspace_.reserve(kernels_, config_, weights_, num_tokens_, own_lanes_ ? workers_ : 1,
+                     pool_.size());
+  for (RopeTable& rope : ropes_) rope.reserve(num_tokens_);
+}
+
+template <typename Work>
+void ForwardPass::split(Work&& work) {
+  if (workers_ == 1) {
+    work(0, 1);
+  } else {
+    pool_.run(work);
+  }
+}
+
+template <typename Row, typename Work>
+void ForwardPass::split_after_rows(int count, Row&& row, Work&& work) {
+  if (own_lanes_ || workers_ == 1) {
+    split([&](int worker, int workers) {
+      Lane& lane = workspace_.lanes[size_t(worker)];
+      for (int item = 0; item < count; ++item) row(lane, item);
+      work(lane, worker, workers);
+    });
+    return;
+  }
+  Lane& lane = workspace_.lanes[0];
+  split([&](int worker, int workers) {
+    const Share share = share_of(count, worker, workers);
+    for (int item = share.begin; item < share.end; ++item) row(lane, item);
+  });
+  split([&](int worker, int workers) { work(lane, worker, workers); });
+}
+
+void ForwardPass::run() {
+  make_rotations();
+  for (size_t place = 0; place < weights_.blocks.size(); ++place) {
+    project_inputs(place);
+    attend(place);
+    project_attention(place);
+    expand(place);
+    contract(place);
+  }
+  make_logits();
+}
+
+void ForwardPass::make_rotations() {
+  const auto fill = [&](int worker, int workers) {
+    const Share share = share_of(num_tokens_, worker, workers);
+    for (RopeTable& rope : ropes_)
+      for (int token = share.begin; token < share.end; ++token)
+        rope.fill(token, step_.tokens()[size_t(token)].position);
+  };
+  if (num_tokens_ == 1) {
+    fill(0, 1);
+  } else {
+    split(fill);
+  }
+}
+
+void ForwardPass::project_inputs(size_t place) {
+  const BlockWeights& block = weights_.blocks[place];
+  const std::array products{
+      Product{&block.q.matrix, block.q.bias_data(), workspace_.query.row(0),
+              workspace_.query.stride()},
+      Product{&block.k.matrix, block.k.bias_data(), workspace_.key.row(0), workspace_.key.stride()},
+      Product{&block.v.matrix, block.v.bias_data(), workspace_.value.row(0),
+              workspace_.value.stride()}};
+  split_after_rows(
+      num_tokens_,
+      [&](Lane& lane, int token) {
+        if (place == 0) {
+          embed(lane, token);
+        } else {
+          add_output(lane, token, token, weights_.blocks[place - 1].mlp_post_norm);
+        }
+        normalize(lane, token, lane.hidden.row(token), block.attention_norm);
+      },
+      [&](Lane& lane, int worker, int workers) {
+        multiply_share(kernels_, products, normed_input(lane, num_tokens_), worker, workers,
+                       workspace_.scratch[size_t(worker)].data());
+      });
+  check_rows(workspace_.lanes[0].hidden, config_.hidden_size, num_tokens_, place, "input");
+  check_rows(workspace_.query, block.q.matrix.rows, num_tokens_, place, "q");
+  check_rows(workspace_.key, block.k.matrix.rows, num_tokens_, place, "k");
+  check_rows(workspace_.value, block.v.matrix.rows, num_tokens_, place, "v");
+}
+
+void ForwardPass::attend(size_t place) {
+  const BlockWeights& block = weights_.blocks[place];
+  const int num_tasks = num_tokens_ * block.groups;
+  const int heads = config_.heads_per_group;
+  const auto attend_group = [&](int token, int group) {
+    for (int head = group * heads; head < (group + 1) * heads; ++head)
+      attend_head(place, token, head);
+  };
+  // Where no token looks at another of the step, or tokens come in order, a worker can attend to
+  // an entry as soon as it has stored it.
+  if (workers_ == 1 || (step_.one_token_each() && num_tasks >= workers_)) {
+    split([&](int worker, int workers) {
+      const Share share = share_of(num_tasks, worker, workers);
+      for (int task = share.begin; task < share.end; ++task) {
+        store_group(place, task / block.groups, task % block.groups);
+        attend_group(task / block.groups, task % block.groups);
+      }
+    });
+  } else {
+    split([&](int worker, int workers) {
+      const Share share = share_of(num_tasks, worker, workers);
+      for (int task = share.begin; task < share.end; ++task)
+        store_group(place, task / block.groups, task % block.groups);
+    });
+    // Dealt out in turn: later tokens see more entries.
+    const int num_heads = block.groups * heads;
+    split([&](int worker, int workers) {
+      for (int task = worker; task < num_tokens_ * num_heads; task += workers)
+        attend_head(place, task / num_heads, task % num_heads);
+    });
+  }
+  check_rows(workspace_.attended, block.q.matrix.rows, num_tokens_, place, "attention");
+}
+
+void ForwardPass::project_attention(size_t place) {
+  const BlockWeights& block = weights_.blocks[place];
+  const int size = block.q.matrix.rows;
+  const Product product{&block.o.matrix, block.o.bias_data(), workspace_.output.row(0),
+                        workspace_.output.stride()};
+  const bool quantized = config_.mode == ActivationMode::kInt8;
+  split_after_rows(
+      quantized ? num_tokens_ : 0,
+      [&](Lane& lane, int token) {
+        lane.quantized.quantize(kernels_, workspace_.attended.row(token), token, size, {0, size});
+      },
+      [&](Lane& lane, int worker, int workers) {
+        const ProductInput input{config_.mode, num_tokens_, lane.quantized.view(num_tokens_, size),
+                                 workspace_.attended.row(0), workspace_.attended.stride()};
+        multiply_share(kernels_, {&product, 1}, input, worker, workers,
+                       workspace_.scratch[size_t(worker)].data());
+      });
+  check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "o");
+}
+
+void ForwardPass::expand(size_t place) {
+  const BlockWeights& block = weights_.blocks[place];
+  split_after_rows(
+      num_tokens_,
+      [&](Lane& lane, int token) {
+        add_output(lane, token, token, block.attention_post_norm);
+        normalize(lane, token, lane.hidden.row(token), block.mlp_norm);
+      },
+      [&](Lane& lane, int worker, int workers) {
+        expand_share(block, normed_input(lane, num_tokens_), worker, workers);
+      });
+  check_rows(workspace_.gate, block.neurons, num_tokens_, place, "gated MLP");
+}
+
+void ForwardPass::expand_share(const BlockWeights& block, const ProductInput& input, int worker,
+                               int workers) {
+  const int tiles = block.gate.matrix.tiles();
+  const Share groups = share_of(ceil_div(tiles, kTilesPerGroup), worker, workers);
+  const Share share{groups.begin * kTilesPerGroup, std::min(groups.end * kTilesPerGroup, tiles)};
+  if (share.begin >= share.end) return;
+  FloatRows& gate = workspace_.gate;
+  FloatRows& up = workspace_.up;
+  void* scratch = workspace_.scratch[size_t(worker)].data();
+  multiply(kernels_, {&block.gate.matrix, block.gate.bias_data(), gate.row(0), gate.stride()},
+           input, share, scratch);
+  multiply(kernels_, {&block.up.matrix, block.up.bias_data(), up.row(0), up.stride()}, input, share,
+           scratch);
+  const Share rows{share.begin * kTileRows, std::min(share.end * kTileRows, block.neurons)};
+  for (int token = 0; token < num_tokens_; ++token) {
+    float* product = gate.row(token) + rows.begin;
+    kernels_.gated(config_.activation, product, up.row(token) + rows.begin, rows.end - rows.begin,
+                   product);
+    if (config_.mode == ActivationMode::kInt8)
+      workspace_.neurons.quantize(kernels_, product, token, block.neurons, rows);
+  }
+}
+
+void ForwardPass::contract(size_t place) {
+  const BlockWeights& block = weights_.blocks[place];
+  const Product product{&block.down.matrix, block.down.bias_data(), workspace_.output.row(0),
+                        workspace_.output.stride()};
+  const ProductInput input{config_.mode, num_tokens_,
+                           workspace_.neurons.view(num_tokens_, block.neurons),
+                           workspace_.gate.row(0), workspace_.gate.stride()};
+  split([&](int worker, int workers) {
+    multiply_share(kernels_, {&product, 1}, input, worker, workers,
+                   workspace_.scratch[size_t(worker)].data());
+  });
+  check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "down");
+}
+
+void ForwardPass::make_logits() {
+  const std::span<const int> wanted = step_.logit_tokens();
+  const int count = int(wanted.size());
+  if (count == 0) return;
+  const Product product{&weights_.head, nullptr, logits_, size_t(config_.vocab_size)};
+  split_after_rows(
+      count,
+      [&](Lane& lane, int row) {
+        const int token = wanted[size_t(row)];
+        add_output(lane, row, token, weights_.blocks.back().mlp_post_norm);
+        normalize(lane, row, lane.hidden.row(token), weights_.final_norm);
+      },
+      [&](Lane& lane, int worker, int workers) {
+        multiply_share(kernels_, {&product, 1}, normed_input(lane, count), worker, workers,
+                       workspace_.scratch[size_t(worker)].data());
+        if (config_.logit_softcap > 0) cap_logits(worker, workers);
+      });
+  if (!config_.check_finite) return;
+  for (size_t index = 0; index < size_t(count) * size_t(config_.vocab_size); ++index)
+    if (!std::isfinite(logits_[index]))
+      throw GenerationError("The logits hold a NaN or infinity though no block made one.");
+}
+
+}  // namespace pliant

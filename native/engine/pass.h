@@ -1,0 +1,71 @@
+// One step through all blocks.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/threads.h"
+#include "engine/step.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+#include "ops/rope_table.h"
+
+namespace pliant {
+
+// Runs one step: five phases a block, each split between the workers once and ended by one
+// barrier. Everything is borrowed from the decoder.
+class ForwardPass {
+ public:
+  ForwardPass(const DecoderConfig& config, const DecoderWeights& weights,
+              const std::vector<int>& window_kinds, const Kernels& kernels, const Step& step,
+              std::vector<RopeTable>& ropes, Workspace& workspace, ThreadPool& pool, int workers,
+              float* logits);
+
+  // Fills the cache entries of the step's tokens and writes its logits.
+  void run();
+
+ private:
+  // work(worker, workers) on every worker.
+  template <typename Work>
+  void split(Work&& work);
+  // row(lane, item) for `count` items, then work(lane, worker, workers) once all rows are there.
+  template <typename Row, typename Work>
+  void split_after_rows(int count, Row&& row, Work&& work);
+
+  void make_rotations();
+  void project_inputs(size_t place);     // norm, q, k, v
+  void attend(size_t place);             // q/k norm, rotation, cache, attention
+  void project_attention(size_t place);  // o
+  void expand(size_t place);             // norm, gate, up, activation
+  void contract(size_t place);           // down
+  void make_logits();
+
+  void embed(Lane& lane, int token) const;
+  void add_output(Lane& lane, int row, int token, const std::vector<float>& post_norm) const;
+  void normalize(Lane& lane, int row, const float* hidden, const std::vector<float>& norm) const;
+  ProductInput normed_input(Lane& lane, int rows) const;
+  void store_group(size_t place, int token, int group) const;
+  void attend_head(size_t place, int token, int head) const;
+  void rotate_head(float* head, const BlockWeights& block, const std::vector<float>& norm,
+                   int token) const;
+  void expand_share(const BlockWeights& block, const ProductInput& input, int worker, int workers);
+  void cap_logits(int worker, int workers) const;
+
+  // With check_finite: throws naming block and operation where a row holds a NaN or infinity.
+  void check_rows(FloatRows& rows, int columns, int count, size_t place, const char* operation);
+
+  const DecoderConfig& config_;
+  const DecoderWeights& weights_;
+  const std::vector<int>& window_kinds_;
+  const Kernels& kernels_;
+  const Step& step_;
+  std::vector<RopeTable>& ropes_;
+  Workspace& workspace_;
+  ThreadPool& pool_;
+  const int workers_;
+  float* const logits_;
+  const int num_tokens_;
+  const bool own_lanes_;  // each worker computes all rows in a lane of its own
+};
+
+}  // namespace pliant

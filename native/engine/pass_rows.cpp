@@ -1,0 +1,115 @@
+// The parts of a forward pass that work on one token, head or row.
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "engine/errors.h"
+#include "engine/pass.h"
+
+namespace pliant {
+
+void ForwardPass::embed(Lane& lane, int token) const {
+  float* hidden = lane.hidden.row(token);
+  kernels_.decode_row(weights_.embedding, step_.tokens()[size_t(token)].token, hidden);
+  if (config_.embedding_scale == 1.0f) return;
+  for (int column = 0; column < config_.hidden_size; ++column)
+    hidden[column] *= config_.embedding_scale;
+}
+
+// All lanes read the output row, so its norm goes to row `row` of this lane, which is free yet.
+void ForwardPass::add_output(Lane& lane, int row, int token,
+                             const std::vector<float>& post_norm) const {
+  const float* output = workspace_.output.row(token);
+  if (!post_norm.empty()) {
+    float* normed = lane.normed.row(row);
+    kernels_.rms_norm(output, post_norm.data(), config_.norm_offset, config_.norm_epsilon,
+                      config_.hidden_size, normed);
+    output = normed;
+  }
+  kernels_.add(output, config_.hidden_size, lane.hidden.row(token));
+}
+
+void ForwardPass::normalize(Lane& lane, int row, const float* hidden,
+                            const std::vector<float>& norm) const {
+  float* normed = lane.normed.row(row);
+  const int size = config_.hidden_size;
+  kernels_.rms_norm(hidden, norm.data(), config_.norm_offset, config_.norm_epsilon, size, normed);
+  if (config_.mode == ActivationMode::kInt8)
+    lane.quantized.quantize(kernels_, normed, row, size, {0, size});
+}
+
+ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {
+  return {config_.mode, rows, lane.quantized.view(rows, config_.hidden_size), lane.normed.row(0),
+          lane.normed.stride()};
+}
+
+void ForwardPass::rotate_head(float* head, const BlockWeights& block,
+                              const std::vector<float>& norm, int token) const {
+  if (!norm.empty())
+    kernels_.rms_norm(head, norm.data(), config_.norm_offset, config_.norm_epsilon,
+                      config_.head_dim, head);
+  if (block.rotation < 0) return;
+  const RopeTable& rope = ropes_[size_t(block.rotation)];
+  kernels_.rotate(head, rope.cosine(token), rope.sine(token), config_.head_dim);
+}
+
+void ForwardPass::store_group(size_t place, int token, int group) const {
+  const BlockWeights& block = weights_.blocks[place];
+  const StepToken& target = step_.tokens()[size_t(token)];
+  const int size = config_.head_dim;
+  float* key = workspace_.key.row(token) + group * size;
+  rotate_head(key, block, block.k_norm, token);
+  const size_t offset = size_t(target.entry) * target.cache->row_bytes();
+  kernels_.store(key, size, config_.cache_type, target.cache->keys(int(place), group) + offset);
+  kernels_.store(workspace_.value.row(token) + group * size, size, config_.cache_type,
+                 target.cache->values(int(place), group) + offset);
+}
+
+void ForwardPass::attend_head(size_t place, int token, int head) const {
+  const BlockWeights& block = weights_.blocks[place];
+  KVCache& cache = *step_.tokens()[size_t(token)].cache;
+  const Sight& sight = step_.sight(window_kinds_[place], token);
+  const int size = config_.head_dim;
+  const int group = head / config_.heads_per_group;
+  float* query = workspace_.query.row(token) + head * size;
+  rotate_head(query, block, block.q_norm, token);
+  AttentionCall call;
+  call.query = query;
+  call.keys = cache.keys(int(place), group);
+  call.values = cache.values(int(place), group);
+  call.type = config_.cache_type;
+  call.log_weights = cache.log_weights();
+  call.visible = sight.visible;
+  call.begin = sight.begin;
+  call.end = sight.end;
+  call.head_dim = size;
+  call.scale = config_.attention_scale;
+  call.softcap = config_.attention_softcap;
+  call.output = workspace_.attended.row(token) + head * size;
+  kernels_.attend(call);
+}
+
+void ForwardPass::cap_logits(int worker, int workers) const {
+  const Share tiles = share_of(weights_.head.tiles(), worker, workers);
+  const int end = std::min(tiles.end * kTileRows, config_.vocab_size);
+  const float cap = config_.logit_softcap;
+  for (size_t row = 0; row < step_.logit_tokens().size(); ++row) {
+    float* logits = logits_ + row * size_t(config_.vocab_size);
+    for (int token = tiles.begin * kTileRows; token < end; ++token)
+      logits[token] = cap * std::tanh(logits[token] / cap);
+  }
+}
+
+void ForwardPass::check_rows(FloatRows& rows, int columns, int count, size_t place,
+                             const char* operation) {
+  if (!config_.check_finite) return;
+  for (int token = 0; token < count; ++token)
+    for (int column = 0; column < columns; ++column)
+      if (!std::isfinite(rows.row(token)[column]))
+        throw GenerationError("Block " + std::to_string(weights_.blocks[place].block) +
+                              ", operation " + operation + ": token " + std::to_string(token) +
+                              " of the step has a NaN or infinity in column " +
+                              std::to_string(column) + ".");
+}
+
+}  // namespace pliant

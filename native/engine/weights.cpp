@@ -1,0 +1,102 @@
+#include "engine/weights.h"
+
+#include <algorithm>
+
+#include "engine/errors.h"
+
+namespace pliant {
+namespace {
+
+size_t read_bytes(const PlaneMatrix& matrix, int planes) {
+  const size_t plane = size_t(matrix.tiles()) * matrix.chunks() * kChunkBytes;
+  const size_t scales = size_t(matrix.tiles()) * matrix.groups() * kTileRows * sizeof(uint16_t);
+  return plane * planes + scales;
+}
+
+std::string shape_text(int rows, int columns) {
+  return std::to_string(rows) + " x " + std::to_string(columns);
+}
+
+void check_matrix(const std::string& name, const PlaneMatrix& matrix, int rows, int columns) {
+  if (matrix.num_planes < 1 || matrix.num_planes > kMaxPlanes)
+    throw UsageError(name + " has " + std::to_string(matrix.num_planes) + " planes; give 1 to 8.");
+  if (matrix.rows != rows || matrix.columns != columns)
+    throw UsageError(name + " is " + shape_text(matrix.rows, matrix.columns) +
+                     "; this architecture needs " + shape_text(rows, columns) + ".");
+}
+
+void check_vector(const std::string& name, const std::vector<float>& vector, size_t size,
+                  bool optional) {
+  if (vector.size() == size || (optional && vector.empty())) return;
+  throw UsageError(name + " has " + std::to_string(vector.size()) + " entries; it needs " +
+                   std::to_string(size) + ".");
+}
+
+void check_linear(const std::string& name, const Linear& linear, int rows, int columns) {
+  check_matrix(name, linear.matrix, rows, columns);
+  check_vector(name + ".bias", linear.bias, rows, true);
+}
+
+void check_block(const DecoderConfig& config, const BlockWeights& block) {
+  const std::string name = "blocks." + std::to_string(block.block) + ".";
+  const int hidden = config.hidden_size;
+  if (block.groups < 1 || block.neurons < 1)
+    throw UsageError(name + " keeps no group or no neuron; keep at least one of each.");
+  if (block.rotation < -1 || block.rotation >= int(config.rotations.size()) || block.window < 0)
+    throw UsageError(name + " names a rotation or window that is not there.");
+  const int query_rows = block.groups * config.group_size();
+  const int key_rows = block.groups * config.head_dim;
+  check_linear(name + "q", block.q, query_rows, hidden);
+  check_linear(name + "k", block.k, key_rows, hidden);
+  check_linear(name + "v", block.v, key_rows, hidden);
+  check_linear(name + "o", block.o, hidden, query_rows);
+  check_linear(name + "gate", block.gate, block.neurons, hidden);
+  check_linear(name + "up", block.up, block.neurons, hidden);
+  check_linear(name + "down", block.down, hidden, block.neurons);
+  check_vector(name + "attention_norm", block.attention_norm, hidden, false);
+  check_vector(name + "mlp_norm", block.mlp_norm, hidden, false);
+  check_vector(name + "attention_post_norm", block.attention_post_norm, hidden, true);
+  check_vector(name + "mlp_post_norm", block.mlp_post_norm, hidden, true);
+  check_vector(name + "q_norm", block.q_norm, config.head_dim, true);
+  check_vector(name + "k_norm", block.k_norm, config.head_dim, true);
+}
+
+}  // namespace
+
+size_t DecoderWeights::mapped_bytes() const {
+  size_t bytes = 0;
+  if (embedding.planes[0] == head.planes[0]) {
+    bytes += read_bytes(head, std::max(embedding.num_planes, head.num_planes));
+  } else {
+    bytes += read_bytes(embedding, embedding.num_planes) + read_bytes(head, head.num_planes);
+  }
+  for (const BlockWeights& block : blocks)
+    for (const Linear* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+      bytes += read_bytes(linear->matrix, linear->matrix.num_planes);
+  return bytes;
+}
+
+size_t DecoderWeights::num_block_weights() const {
+  size_t count = 0;
+  for (const BlockWeights& block : blocks)
+    for (const Linear* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+      count += size_t(linear->matrix.rows) * linear->matrix.columns;
+  return count;
+}
+
+void check_weights(const DecoderConfig& config, const DecoderWeights& weights) {
+  if (config.vocab_size < 1 || config.hidden_size < 1 || config.heads_per_group < 1 ||
+      config.head_dim < 2 || config.head_dim % 2 != 0 || config.max_context < 1)
+    throw UsageError("Every size of a decoder is at least 1, and head_dim is even.");
+  if (weights.blocks.empty()) throw UsageError("A decoder needs at least one block.");
+  for (const Rotation& rotation : config.rotations)
+    check_vector("rope frequencies", rotation.frequencies, config.head_dim / 2, false);
+  check_matrix("embedding", weights.embedding, config.vocab_size, config.hidden_size);
+  check_matrix("head", weights.head, config.vocab_size, config.hidden_size);
+  check_vector("final_norm", weights.final_norm, config.hidden_size, false);
+  for (const BlockWeights& block : weights.blocks) check_block(config, block);
+}
+
+}  // namespace pliant

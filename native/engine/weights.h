@@ -1,0 +1,74 @@
+// What a decoder computes with: the numbers of its architecture and views of its weights.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "ops/product.h"
+
+namespace pliant {
+
+struct Rotation {
+  std::vector<float> frequencies;  // [head_dim / 2], radians per token
+  float amplitude = 1.0f;
+};
+
+// The numbers of ModelSpec that a forward pass needs, and how it is run.
+struct DecoderConfig {
+  int vocab_size = 0;
+  int hidden_size = 0;
+  int heads_per_group = 0;
+  int head_dim = 0;
+  int max_context = 0;
+  float norm_epsilon = 1e-6f;
+  float norm_offset = 0.0f;
+  Activation activation = Activation::kSilu;
+  float embedding_scale = 1.0f;
+  float attention_scale = 1.0f;
+  float attention_softcap = 0.0f;
+  float logit_softcap = 0.0f;
+  std::vector<Rotation> rotations;
+  ActivationMode mode = ActivationMode::kInt8;
+  CacheType cache_type = CacheType::kFloat16;
+  int threads = 1;
+  bool check_finite = false;
+
+  int group_size() const { return heads_per_group * head_dim; }
+};
+
+// A plane matrix and its bias, which is empty where the architecture has none.
+struct Linear {
+  PlaneMatrix matrix;
+  std::vector<float> bias;
+
+  const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
+};
+
+// One kept block. The norms that an architecture lacks are empty.
+struct BlockWeights {
+  int block = 0;      // its index in the dense model, for messages
+  int groups = 0;     // KV groups kept
+  int neurons = 0;    // neurons kept
+  int rotation = -1;  // index into DecoderConfig::rotations; -1 rotates nothing
+  int window = 0;     // tokens visible, the token itself included; 0 shows all
+  Linear q, k, v, o, gate, up, down;
+  std::vector<float> attention_norm, attention_post_norm, q_norm, k_norm, mlp_norm, mlp_post_norm;
+};
+
+struct DecoderWeights {
+  PlaneMatrix embedding;
+  PlaneMatrix head;
+  std::vector<float> final_norm;
+  std::vector<BlockWeights> blocks;
+
+  // Bytes of planes and scales that a forward pass reads, an embedding counted once if tied.
+  size_t mapped_bytes() const;
+  // Weights multiplied for one token, the head left out.
+  size_t num_block_weights() const;
+};
+
+// Throws UsageError unless every size agrees with the configuration.
+void check_weights(const DecoderConfig& config, const DecoderWeights& weights);
+
+}  // namespace pliant

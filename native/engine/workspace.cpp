@@ -1,0 +1,61 @@
+#include "engine/workspace.h"
+
+#include <algorithm>
+
+namespace pliant {
+namespace {
+
+size_t kernel_scratch(const Kernels& kernels, const DecoderWeights& weights, int tokens) {
+  size_t most = kernels.planes_int8_scratch(weights.head, tokens);
+  for (const BlockWeights& block : weights.blocks)
+    for (const Linear* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+      most = std::max(most, kernels.planes_int8_scratch(linear->matrix, tokens));
+  return most;
+}
+
+}  // namespace
+
+void Workspace::reserve(const Kernels& kernels, const DecoderConfig& config,
+                        const DecoderWeights& weights, int tokens, int num_lanes, int workers) {
+  int groups = 0;
+  int most_neurons = 0;
+  for (const BlockWeights& block : weights.blocks) {
+    groups = std::max(groups, block.groups);
+    most_neurons = std::max(most_neurons, block.neurons);
+  }
+  const int query_size = groups * config.group_size();
+  const int key_size = groups * config.head_dim;
+  // Lane 0 serves both ways of splitting rows, the others only steps of few tokens.
+  lanes.resize(std::max(lanes.size(), size_t(num_lanes)));
+  for (int lane = 0; lane < num_lanes; ++lane) {
+    lanes[lane].hidden.reserve(tokens, config.hidden_size);
+    lanes[lane].normed.reserve(tokens, config.hidden_size);
+    lanes[lane].quantized.reserve(tokens, std::max(config.hidden_size, query_size));
+  }
+  if (tokens <= tokens_) return;
+  query.reserve(tokens, query_size);
+  key.reserve(tokens, key_size);
+  value.reserve(tokens, key_size);
+  attended.reserve(tokens, query_size);
+  gate.reserve(tokens, most_neurons);
+  up.reserve(tokens, most_neurons);
+  output.reserve(tokens, config.hidden_size);
+  neurons.reserve(tokens, most_neurons);
+  scratch.resize(workers);
+  const size_t scratch_bytes = kernel_scratch(kernels, weights, tokens);
+  for (AlignedBuffer<std::byte>& buffer : scratch) buffer.reserve(scratch_bytes);
+  tokens_ = tokens;
+}
+
+size_t Workspace::size_bytes() const {
+  size_t bytes = 0;
+  for (const Lane& lane : lanes)
+    bytes += lane.hidden.size_bytes() + lane.normed.size_bytes() + lane.quantized.size_bytes();
+  for (const FloatRows* rows : {&query, &key, &value, &attended, &gate, &up, &output})
+    bytes += rows->size_bytes();
+  for (const AlignedBuffer<std::byte>& buffer : scratch) bytes += buffer.size_bytes();
+  return bytes + neurons.size_bytes();
+}
+
+}  // namespace pliant

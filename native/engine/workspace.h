@@ -1,0 +1,59 @@
+// The scratch memory of a decoder: made for the largest step seen, never allocated within one.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "base/buffer.h"
+#include "engine/weights.h"
+#include "ops/product.h"
+
+namespace pliant {
+
+// Rows of float activations, each starting on a cache line.
+class FloatRows {
+ public:
+  void reserve(int tokens, int columns) {
+    stride_ = size_t(ceil_div(columns, 16)) * 16;
+    values_.reserve(stride_ * tokens);
+  }
+  float* row(int token) { return values_.data() + stride_ * token; }
+  size_t stride() const { return stride_; }
+  size_t size_bytes() const { return values_.size_bytes(); }
+
+ private:
+  AlignedBuffer<float> values_;
+  size_t stride_ = 0;
+};
+
+// The residual stream and what is made of it row by row. For few tokens each worker keeps a lane
+// of its own and computes all rows in it, which is cheaper than a barrier; for many tokens all
+// share one lane and split its rows.
+struct Lane {
+  FloatRows hidden;         // [tokens][hidden]
+  FloatRows normed;         // [tokens][hidden]
+  QuantizedRows quantized;  // of `normed`, or of the attention output
+};
+
+struct Workspace {
+  std::vector<Lane> lanes;
+  FloatRows query;     // [tokens][groups * group_size], rotated in place
+  FloatRows key;       // [tokens][groups * head_dim]
+  FloatRows value;     // [tokens][groups * head_dim]
+  FloatRows attended;  // [tokens][groups * group_size]
+  FloatRows gate;      // [tokens][neurons], the gated product after it
+  FloatRows up;        // [tokens][neurons]
+  FloatRows output;    // [tokens][hidden], of `o` and of `down`
+  QuantizedRows neurons;
+  std::vector<AlignedBuffer<std::byte>> scratch;  // of the product kernels, one per worker
+
+  // Makes room for a step of `tokens` tokens in `num_lanes` lanes.
+  void reserve(const Kernels& kernels, const DecoderConfig& config, const DecoderWeights& weights,
+               int tokens, int num_lanes, int workers);
+  size_t size_bytes() const;
+
+ private:
+  int tokens_ = 0;
+};
+
+}  // namespace pliant

@@ -1,0 +1,135 @@
+// The kernel contract: what every instruction-set path computes, byte for byte and sum for sum.
+//
+// A matrix W[rows, columns] is read as its first `num_planes` bit-planes (bits/layout.py is the
+// law of the layout). With u = the unsigned code made of those planes (most significant first),
+// step = 2^(8 - num_planes) and s = the fp16 scale of (row, group of 64 columns):
+//
+//     W[row, column] = s * (step * (u + 0.5) - 128)
+//
+// the midpoint of the range of 8-bit codes that share the planes read. kernels_scalar.cpp is the
+// definition; each other file repeats it faster and is tested for equality with it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace pliant {
+
+constexpr int kTileRows = 32;
+constexpr int kChunkColumns = 32;
+constexpr int kChunkBytes = kTileRows * kChunkColumns / 8;
+constexpr int kGroupColumns = 64;
+constexpr int kMaxPlanes = 8;
+
+constexpr int ceil_div(int value, int unit) { return (value + unit - 1) / unit; }
+
+// A view of the planes a subnet reads; owns nothing. Rows and columns are prefixes of what is
+// stored: `stored_columns` alone decides the strides between tiles.
+struct PlaneMatrix {
+  std::array<const uint8_t*, kMaxPlanes> planes{};  // planes[0] holds the most significant bit
+  const uint16_t* scales = nullptr;                 // fp16 bits, [tile][stored group][32 rows]
+  int num_planes = 0;
+  int rows = 0;
+  int columns = 0;
+  int stored_columns = 0;
+
+  int tiles() const { return ceil_div(rows, kTileRows); }
+  int chunks() const { return ceil_div(columns, kChunkColumns); }
+  int groups() const { return ceil_div(columns, kGroupColumns); }
+  size_t tile_stride_bytes() const {
+    return size_t(ceil_div(stored_columns, kChunkColumns)) * kChunkBytes;
+  }
+  size_t tile_stride_scales() const {
+    return size_t(ceil_div(stored_columns, kGroupColumns)) * kTileRows;
+  }
+};
+
+// Activations of `tokens` tokens as int8 with one scale per group of 64 columns.
+// x = scale * code, scale = max|x| / 127 (0 for an all-zero group), code = nearest-even rounding.
+// Codes beyond `columns` are zero up to `stride` (a multiple of 64), so that short last groups need
+// no special case in the kernels. Rows are 64-byte aligned.
+struct Int8Activations {
+  const int8_t* codes = nullptr;  // [tokens][stride]
+  const float* scales = nullptr;  // [tokens][stride / 64]
+  const int32_t* sums = nullptr;  // [tokens][stride / 64], sum of the codes of a group
+  int tokens = 0;
+  int stride = 0;
+};
+
+enum class Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2 };
+
+enum class CacheType : int { kFloat32 = 0, kFloat16 = 1 };
+
+// One query head of one token against the cached keys and values of its KV group.
+// score_j = cap(scale * q.k_j) + log_weight_j over entries j in [begin, end) whose `visible` byte
+// is not zero (nullptr: all visible); y = softmax(score) V. At least one entry is visible.
+struct AttentionCall {
+  const float* query = nullptr;  // [head_dim], rotated
+  const void* keys = nullptr;    // [capacity][head_dim] of `type`
+  const void* values = nullptr;  // [capacity][head_dim] of `type`
+  CacheType type = CacheType::kFloat16;
+  const float* log_weights = nullptr;  // [capacity] or nullptr (all 0)
+  const uint8_t* visible = nullptr;    // [end - begin], indexed from begin, or nullptr
+  int begin = 0;
+  int end = 0;
+  int head_dim = 0;
+  float scale = 1.0f;
+  float softcap = 0.0f;     // 0: none
+  float* output = nullptr;  // [head_dim]
+};
+
+// The functions of one instruction-set path. All are pure and thread-safe; work is split between
+// threads by tiles, tokens or heads outside.
+struct Kernels {
+  const char* isa;
+
+  // One row of activations; `stride` as in Int8Activations.
+  void (*quantize)(const float* x, int columns, int stride, int8_t* codes, float* scales,
+                   int32_t* sums);
+
+  // y[token * y_stride + row] for the rows of tiles [tile_begin, tile_end), rows < matrix.rows.
+  // Per (row, token), groups in ascending order:
+  //   n = 2 * step * sum_c(u * code) + (step - 256) * sum_of_codes      (exact in int32)
+  //   y = fma(float(n), (0.5f * s) * activation_scale, y), y starting at 0
+  // so that all paths agree to the last bit, for any number of tokens.
+  // `scratch` holds planes_int8_scratch(matrix, tokens) bytes, 64-byte aligned, one per thread.
+  void (*planes_int8)(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
+                      int tile_end, float* y, size_t y_stride, void* scratch);
+  size_t (*planes_int8_scratch)(const PlaneMatrix& matrix, int tokens);
+
+  // The same product with fp32 activations x[token * x_stride + column]: the exact reference mode.
+  void (*planes_f32)(const PlaneMatrix& matrix, const float* x, int tokens, size_t x_stride,
+                     int tile_begin, int tile_end, float* y, size_t y_stride);
+
+  // Row `row` dequantized to fp32: an embedding lookup.
+  void (*decode_row)(const PlaneMatrix& matrix, int row, float* y);
+
+  // y = x / sqrt(mean(x^2) + epsilon) * (weight + offset); x and y may be the same.
+  void (*rms_norm)(const float* x, const float* weight, float offset, float epsilon, int size,
+                   float* y);
+
+  // Rotates one head in place, pairs (i, i + head_dim/2) by the angle with cosine[i], sine[i].
+  void (*rotate)(float* head, const float* cosine, const float* sine, int head_dim);
+
+  // y = activation(gate) * up; y may be gate or up.
+  void (*gated)(Activation activation, const float* gate, const float* up, int size, float* y);
+
+  // y += x
+  void (*add)(const float* x, int size, float* y);
+
+  // Stores `size` floats as cache entries of `type`.
+  void (*store)(const float* x, int size, CacheType type, void* y);
+
+  void (*attend)(const AttentionCall& call);
+};
+
+enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512Vnni = 2, kNeon = 3 };
+
+// The path of an instruction set, or nullptr where this build or this CPU has none.
+const Kernels* kernels_for(Isa isa);
+
+// The fastest path of this CPU; `PLIANT_ISA=scalar|avx2|avx512|neon` asks for another one.
+const Kernels& best_kernels();
+
+}  // namespace pliant

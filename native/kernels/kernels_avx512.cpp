@@ -1,0 +1,36 @@
+// The table of the AVX-512 VNNI path.
+#include "kernels/attention.h"
+#include "kernels/paths.h"
+#include "kernels/planes_avx512.h"
+#include "kernels/planes_f32.h"
+#include "kernels/simd_avx512.h"
+#include "kernels/vectors.h"
+
+namespace pliant {
+namespace {
+
+void planes_int8(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin, int tile_end,
+                 float* y, size_t y_stride, void* scratch) {
+  if (x.tokens == 1) {
+    multiply_one_token_avx512(matrix, x, tile_begin, tile_end, y, static_cast<float*>(scratch));
+  } else {
+    multiply_token_blocks_avx512(matrix, x, tile_begin, tile_end, y, y_stride, scratch);
+  }
+}
+
+size_t planes_int8_scratch(const PlaneMatrix& matrix, int tokens) {
+  if (tokens == 1) return 2 * sizeof(float) * size_t(matrix.groups());
+  return token_blocks_scratch_avx512(matrix, tokens);
+}
+
+using Vectors = VectorKernels<Avx512>;
+
+}  // namespace
+
+const Kernels kAvx512VnniKernels = {
+    "avx512",           Vectors::quantize, planes_int8,       planes_int8_scratch,
+    planes_f32<Avx512>, decode_row_scalar, Vectors::rms_norm, Vectors::rotate,
+    Vectors::gated,     Vectors::add,      Vectors::store,    attend<Avx512>,
+};
+
+}  // namespace pliant

@@ -1,0 +1,20 @@
+// The table of the NEON path.
+#include "kernels/attention.h"
+#include "kernels/paths.h"
+#include "kernels/planes_f32.h"
+#include "kernels/planes_int8.h"
+#include "kernels/simd_neon.h"
+#include "kernels/vectors.h"
+
+namespace pliant {
+namespace {
+using Vectors = VectorKernels<Neon>;
+}
+
+const Kernels kNeonKernels = {
+    "neon",           Vectors::quantize, planes_int8<Neon>, planes_int8_scratch<Neon>,
+    planes_f32<Neon>, decode_row_scalar, Vectors::rms_norm, Vectors::rotate,
+    Vectors::gated,   Vectors::add,      Vectors::store,    attend<Neon>,
+};
+
+}  // namespace pliant

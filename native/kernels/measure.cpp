@@ -1,0 +1,176 @@
+#include "kernels/measure.h"
+
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+
+#include "base/buffer.h"
+#include "base/half.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "kernels/paths.h"
+
+namespace pliant {
+namespace {
+
+double seconds_now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+const Kernels& kernels_named(const std::string& isa) {
+  for (Isa candidate : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512Vnni, Isa::kNeon}) {
+    const Kernels* kernels = kernels_for(candidate);
+    if (kernels != nullptr && isa == kernels->isa) return *kernels;
+  }
+  throw std::invalid_argument("kernel path '" + isa + "' is not available here");
+}
+
+// xorshift64: fast bits without structure.
+class RandomBytes {
+ public:
+  void fill(uint8_t* data, size_t size) {
+    for (size_t i = 0; i < size; ++i) {
+      state_ ^= state_ << 13, state_ ^= state_ >> 7, state_ ^= state_ << 17;
+      data[i] = uint8_t(state_ >> 32);
+    }
+  }
+
+ private:
+  uint64_t state_ = 0x9e3779b97f4a7c15u;
+};
+
+// Several random matrices of one shape; each plane is one run, as in an artifact.
+struct Matrices {
+  std::vector<AlignedBuffer<uint8_t>> planes;
+  AlignedBuffer<uint16_t> scales;
+  std::vector<PlaneMatrix> views;
+
+  Matrices(int num_planes, int rows, int columns, int count) {
+    PlaneMatrix view;
+    view.num_planes = num_planes;
+    view.rows = rows;
+    view.columns = view.stored_columns = columns;
+    const size_t bytes = size_t(view.tiles()) * view.tile_stride_bytes();
+    const size_t num_scales = size_t(view.tiles()) * view.tile_stride_scales();
+    scales.reserve(num_scales * size_t(count));
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = float_to_half(0.01f);
+    RandomBytes random;
+    for (int plane = 0; plane < num_planes; ++plane) {
+      planes.emplace_back(bytes * size_t(count));
+      random.fill(planes.back().data(), planes.back().size());
+    }
+    for (int matrix = 0; matrix < count; ++matrix) {
+      for (int plane = 0; plane < num_planes; ++plane) {
+        view.planes[size_t(plane)] = planes[size_t(plane)].data() + size_t(matrix) * bytes;
+      }
+      view.scales = scales.data() + size_t(matrix) * num_scales;
+      views.push_back(view);
+    }
+  }
+};
+
+struct Tokens {
+  AlignedBuffer<int8_t> codes;
+  AlignedBuffer<float> scales;
+  AlignedBuffer<int32_t> sums;
+  Int8Activations view;
+
+  Tokens(const Kernels& kernels, int tokens, int columns) {
+    const int stride = ceil_div(columns, kGroupColumns) * kGroupColumns;
+    const size_t groups = size_t(stride / kGroupColumns);
+    AlignedBuffer<float> x(static_cast<size_t>(columns));
+    for (int i = 0; i < columns; ++i) x[size_t(i)] = float(i % 13) - 6.0f;
+    codes.reserve(size_t(tokens) * size_t(stride));
+    scales.reserve(size_t(tokens) * groups);
+    sums.reserve(size_t(tokens) * groups);
+    for (size_t token = 0; token < size_t(tokens); ++token) {
+      kernels.quantize(x.data(), columns, stride, codes.data() + token * size_t(stride),
+                       scales.data() + token * groups, sums.data() + token * groups);
+    }
+    view = {codes.data(), scales.data(), sums.data(), tokens, stride};
+  }
+};
+
+// Reads [begin, begin + size) as four streams and returns something that depends on every byte.
+uint64_t read_streams(const uint64_t* begin, size_t size) {
+  const size_t quarter = size / 4;
+  uint64_t sums[4] = {};
+  for (size_t i = 0; i < quarter; i += 8) {
+    for (size_t stream = 0; stream < 4; ++stream) {
+      // One word of each line is enough to bring the line.
+      sums[stream] += begin[stream * quarter + i];
+    }
+  }
+  return sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+}
+
+}  // namespace
+
+std::vector<double> measure_product(const std::string& isa, int num_planes, int rows, int columns,
+                                    int tokens, int threads, int num_matrices, int rounds) {
+  if (num_planes < 1 || num_planes > kMaxPlanes || rows < 1 || columns < 1 || tokens < 1 ||
+      num_matrices < 1) {
+    throw std::invalid_argument("planes must be 1 to 8, sizes and counts at least 1");
+  }
+  const Kernels& kernels = kernels_named(isa);
+  const Matrices matrices(num_planes, rows, columns, num_matrices);
+  const Tokens x(kernels, tokens, columns);
+  AlignedBuffer<float> y(size_t(tokens) * size_t(rows));
+  std::vector<AlignedBuffer<uint8_t>> scratch(static_cast<size_t>(threads));
+  for (auto& buffer : scratch)
+    buffer.reserve(kernels.planes_int8_scratch(matrices.views[0], tokens));
+  ThreadPool pool(threads);
+  std::vector<double> seconds;
+  for (int round = -1; round < rounds; ++round) {  // the first warms up
+    const double start = seconds_now();
+    for (const PlaneMatrix& matrix : matrices.views) {
+      pool.run([&](int worker, int workers) {
+        const Share share = share_of(matrix.tiles(), worker, workers);
+        kernels.planes_int8(matrix, x.view, share.begin, share.end, y.data(), size_t(rows),
+                            scratch[size_t(worker)].data());
+      });
+    }
+    if (round >= 0) seconds.push_back((seconds_now() - start) / num_matrices);
+  }
+  return seconds;
+}
+
+std::vector<double> measure_read(size_t num_bytes, int threads, int rounds) {
+  const size_t share = num_bytes / sizeof(uint64_t) / size_t(threads) / 32 * 32;
+  AlignedBuffer<uint64_t> memory(share * size_t(threads));
+  for (size_t i = 0; i < memory.size(); ++i) memory[i] = i;
+  ThreadPool pool(threads);
+  std::vector<uint64_t> seen(size_t(threads) * 8);
+  std::vector<double> seconds;
+  for (int round = -1; round < rounds; ++round) {
+    const double start = seconds_now();
+    pool.run([&](int worker, int) {
+      volatile uint64_t sink = read_streams(memory.data() + size_t(worker) * share, share);
+      (void)sink;
+    });
+    if (round >= 0) seconds.push_back(seconds_now() - start);
+  }
+  return seconds;
+}
+
+std::vector<double> measure_dot_peak(const std::string& isa, int threads, int rounds) {
+  kernels_named(isa);
+  std::vector<double> rates;
+#if defined(__x86_64__)
+  if (isa != "avx512") return rates;
+  constexpr int64_t kRepeats = 20'000'000;
+  ThreadPool pool(threads);
+  for (int round = -1; round < rounds; ++round) {
+    const double start = seconds_now();
+    pool.run([](int, int) { repeat_dots_avx512(kRepeats); });
+    const double operations = double(kRepeats) * kDotsPerRepeat * 2 * 64 * threads;
+    if (round >= 0) rates.push_back(operations / (seconds_now() - start));
+  }
+#else
+  (void)threads, (void)rounds;
+#endif
+  return rates;
+}
+
+}  // namespace pliant

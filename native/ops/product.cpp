@@ -1,0 +1,61 @@
+#include "ops/product.h"
+
+#include <algorithm>
+
+namespace pliant {
+
+void QuantizedRows::reserve(int tokens, int columns) {
+  const size_t groups = size_t(tokens) * ceil_div(columns, kGroupColumns);
+  codes_.reserve(groups * kGroupColumns);
+  scales_.reserve(groups);
+  sums_.reserve(groups);
+}
+
+void QuantizedRows::quantize(const Kernels& kernels, const float* x, int token, int columns,
+                             Share part) {
+  const int size = part.end - part.begin;
+  const size_t first =
+      size_t(token) * ceil_div(columns, kGroupColumns) + part.begin / kGroupColumns;
+  const int stride = ceil_div(size, kGroupColumns) * kGroupColumns;
+  kernels.quantize(x, size, stride, codes_.data() + first * kGroupColumns, scales_.data() + first,
+                   sums_.data() + first);
+}
+
+Int8Activations QuantizedRows::view(int tokens, int columns) const {
+  return {codes_.data(), scales_.data(), sums_.data(), tokens,
+          ceil_div(columns, kGroupColumns) * kGroupColumns};
+}
+
+void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,
+              Share tiles, void* scratch) {
+  if (tiles.begin >= tiles.end) return;
+  const PlaneMatrix& matrix = *product.matrix;
+  if (input.mode == ActivationMode::kInt8) {
+    kernels.planes_int8(matrix, input.quantized, tiles.begin, tiles.end, product.output,
+                        product.stride, scratch);
+  } else {
+    kernels.planes_f32(matrix, input.values, input.tokens, input.stride, tiles.begin, tiles.end,
+                       product.output, product.stride);
+  }
+  if (product.bias == nullptr) return;
+  const int first = tiles.begin * kTileRows;
+  const int size = std::min(tiles.end * kTileRows, matrix.rows) - first;
+  for (int token = 0; token < input.tokens; ++token)
+    kernels.add(product.bias + first, size, product.output + token * product.stride + first);
+}
+
+void multiply_share(const Kernels& kernels, std::span<const Product> products,
+                    const ProductInput& input, int worker, int workers, void* scratch) {
+  int total = 0;
+  for (const Product& product : products) total += product.matrix->tiles();
+  const Share share = share_of(total, worker, workers);
+  int start = 0;
+  for (const Product& product : products) {
+    const int tiles = product.matrix->tiles();
+    multiply(kernels, product, input,
+             {std::max(share.begin - start, 0), std::min(share.end - start, tiles)}, scratch);
+    start += tiles;
+  }
+}
+
+}  // namespace pliant

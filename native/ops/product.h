@@ -1,0 +1,64 @@
+// Matrix products of a phase, split between workers by tiles of 32 rows.
+//
+// Each output element is summed by one worker in the order the kernel contract fixes, so results
+// do not depend on the number of workers.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "base/buffer.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+
+namespace pliant {
+
+// How activations enter a product: rounded to int8 per group of 64, or exact.
+enum class ActivationMode : int { kInt8 = 0, kFloat32 = 1 };
+
+// Room for the int8 form of up to `tokens` rows.
+class QuantizedRows {
+ public:
+  void reserve(int tokens, int columns);
+  size_t size_bytes() const {
+    return codes_.size_bytes() + scales_.size_bytes() + sums_.size_bytes();
+  }
+
+  // Quantizes the columns [begin, end) of row `token`, of which x[0] is column `begin`; `begin` is
+  // a multiple of 64. Rows have the stride of `columns` columns.
+  void quantize(const Kernels& kernels, const float* x, int token, int columns, Share part);
+
+  Int8Activations view(int tokens, int columns) const;
+
+ private:
+  AlignedBuffer<int8_t> codes_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<int32_t> sums_;
+};
+
+// The left side of a product in the form its mode asks for; the other form stays empty.
+struct ProductInput {
+  ActivationMode mode = ActivationMode::kInt8;
+  int tokens = 0;
+  Int8Activations quantized;
+  const float* values = nullptr;  // [tokens][stride]
+  size_t stride = 0;
+};
+
+// y[token][row] = W x + bias
+struct Product {
+  const PlaneMatrix* matrix = nullptr;
+  const float* bias = nullptr;  // [rows] or nullptr
+  float* output = nullptr;      // [tokens][stride]
+  size_t stride = 0;
+};
+
+// The rows of `tiles` of one product.
+void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,
+              Share tiles, void* scratch);
+
+// This worker's share of the tiles of all `products` of one input, taken as one run of tiles.
+void multiply_share(const Kernels& kernels, std::span<const Product> products,
+                    const ProductInput& input, int worker, int workers, void* scratch);
+
+}  // namespace pliant

@@ -1,0 +1,347 @@
+// Compares every kernel path of this machine with the scalar definition: without Python, so that it
+// runs under sanitizers and under an emulator. Exits with 1 after naming what differs.
+#include "kernels/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/half.h"
+#include "base/threads.h"
+
+namespace pliant {
+namespace {
+
+std::mt19937 random_bits(20261122);
+int num_failures = 0;
+
+void expect(bool condition, const std::string& what) {
+  if (condition) return;
+  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+// Copies into memory of exactly this size, so that a sanitizer sees one byte too many.
+template <typename T>
+std::vector<T> exact(const std::vector<T>& values) {
+  std::vector<T> copy(values);
+  copy.shrink_to_fit();
+  return copy;
+}
+
+std::vector<float> normals(size_t size, float deviation) {
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(size);
+  for (float& value : values) value = normal(random_bits);
+  return values;
+}
+
+// A matrix whose every stored bit is random, those beyond its columns and rows too.
+struct RandomMatrix {
+  std::vector<std::vector<uint8_t>> planes;
+  std::vector<uint16_t> scales;
+  PlaneMatrix view;
+
+  RandomMatrix(int num_planes, int rows, int columns, int stored_columns) {
+    view.num_planes = num_planes;
+    view.rows = rows;
+    view.columns = columns;
+    view.stored_columns = stored_columns;
+    const size_t bytes = size_t(view.tiles()) * view.tile_stride_bytes();
+    for (int plane = 0; plane < num_planes; ++plane) {
+      planes.emplace_back(bytes);
+      for (uint8_t& byte : planes.back()) byte = uint8_t(random_bits());
+      view.planes[size_t(plane)] = planes.back().data();
+    }
+    scales.resize(size_t(view.tiles()) * view.tile_stride_scales());
+    std::uniform_real_distribution<float> scale(1e-4f, 2e-2f);
+    for (uint16_t& half : scales) half = float_to_half(scale(random_bits));
+    view.scales = scales.data();
+  }
+};
+
+struct QuantizedTokens {
+  AlignedBuffer<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> sums;
+  Int8Activations view;
+
+  QuantizedTokens(const Kernels& kernels, const std::vector<float>& x, int tokens, int columns) {
+    const int stride = ceil_div(columns, kGroupColumns) * kGroupColumns;
+    const size_t groups = size_t(stride / kGroupColumns);
+    codes.reserve(size_t(tokens) * size_t(stride));
+    scales.resize(size_t(tokens) * groups);
+    sums.resize(size_t(tokens) * groups);
+    for (int token = 0; token < tokens; ++token) {
+      const size_t t = size_t(token);
+      kernels.quantize(x.data() + t * size_t(columns), columns, stride,
+                       codes.data() + t * size_t(stride), scales.data() + t * groups,
+                       sums.data() + t * groups);
+    }
+    view = {codes.data(), scales.data(), sums.data(), tokens, stride};
+  }
+};
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) return false;
+  }
+  return true;
+}
+
+// The largest |a - b| / scale; infinity where only one is NaN.
+double distance(const std::vector<float>& a, const std::vector<float>& b, double scale) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    const double d = std::fabs(double(a[i]) - double(b[i])) / scale;
+    largest = d <= largest ? largest : d;
+  }
+  return largest;
+}
+
+std::vector<float> product(const Kernels& kernels, const PlaneMatrix& matrix,
+                           const Int8Activations& x) {
+  // Rows of y lie apart, and what lies between must stay untouched.
+  const size_t y_stride = size_t(matrix.rows) + 3;
+  std::vector<float> y(size_t(x.tokens) * y_stride, -7.0f);
+  AlignedBuffer<uint8_t> scratch(kernels.planes_int8_scratch(matrix, x.tokens));
+  const int middle = matrix.tiles() / 2;
+  kernels.planes_int8(matrix, x, 0, middle, y.data(), y_stride, scratch.data());
+  kernels.planes_int8(matrix, x, middle, matrix.tiles(), y.data(), y_stride, scratch.data());
+  return y;
+}
+
+void check_planes_int8(const Kernels& scalar, const Kernels& path) {
+  const int shapes[][3] = {{1, 8, 8},        {1, 32, 32},     {5, 40, 72},
+                           {32, 64, 64},     {33, 96, 96},    {48, 97, 260},
+                           {70, 2112, 2112}, {129, 200, 333}, {31, 2049, 2200}};
+  for (const auto& [rows, columns, stored_columns] : shapes) {
+    for (int planes = 1; planes <= kMaxPlanes; ++planes) {
+      const RandomMatrix matrix(planes, rows, columns, stored_columns);
+      for (int tokens : {1, 2, 3, 4, 5, 7, 12, 13, 25, 40}) {
+        if (columns > 2000 && tokens > 13) continue;
+        const auto x = exact(normals(size_t(tokens) * size_t(columns), 1.0f));
+        const QuantizedTokens quantized(scalar, x, tokens, columns);
+        const std::string name = std::string(path.isa) + " planes_int8 " + std::to_string(planes) +
+                                 " planes, " + std::to_string(rows) + " x " +
+                                 std::to_string(columns) + ", " + std::to_string(tokens) +
+                                 " tokens";
+        expect(same_bits(product(scalar, matrix.view, quantized.view),
+                         product(path, matrix.view, quantized.view)),
+               name);
+      }
+    }
+  }
+}
+
+// Tokens beyond one superblock, and the largest codes there are: no intermediate sum may saturate.
+void check_planes_int8_extremes(const Kernels& scalar, const Kernels& path) {
+  for (int planes = 1; planes <= kMaxPlanes; ++planes) {
+    RandomMatrix matrix(planes, 40, 160, 160);
+    for (auto& plane : matrix.planes) std::fill(plane.begin(), plane.end(), uint8_t(0xff));
+    std::vector<float> x(200 * 160, 1.0f);
+    for (size_t i = 0; i < 160; ++i) x[i] = -1.0f;
+    for (size_t i = 160; i < 320; ++i) x[i] = i % 3 == 0 ? 1e-20f : -1e30f;
+    x[500] = NAN, x[700] = INFINITY;
+    for (int tokens : {1, 200}) {
+      const QuantizedTokens quantized(scalar, exact(x), tokens, 160);
+      expect(same_bits(product(scalar, matrix.view, quantized.view),
+                       product(path, matrix.view, quantized.view)),
+             std::string(path.isa) + " planes_int8 extremes " + std::to_string(planes));
+    }
+  }
+}
+
+void check_quantize(const Kernels& scalar, const Kernels& path) {
+  for (int columns : {1, 8, 31, 32, 63, 64, 65, 130, 200, 1000}) {
+    for (float deviation : {1.0f, 1e-25f, 1e-19f, 1e28f, 3e29f}) {
+      auto x = exact(normals(size_t(columns), deviation));
+      if (deviation == 1.0f && columns > 100) {
+        x[3] = NAN, x[70] = -INFINITY, x[size_t(columns) - 1] = 0.5f;
+      }
+      for (size_t i = 0; i + 1 < x.size(); i += 2) x[i] = deviation * float(int(i % 255) - 127) / 2;
+      const QuantizedTokens a(scalar, x, 1, columns), b(path, x, 1, columns);
+      const bool same = std::memcmp(a.codes.data(), b.codes.data(), size_t(a.view.stride)) == 0 &&
+                        same_bits(a.scales, b.scales) && a.sums == b.sums;
+      expect(same, std::string(path.isa) + " quantize " + std::to_string(columns));
+    }
+  }
+}
+
+void check_planes_f32(const Kernels& scalar, const Kernels& path) {
+  for (const auto& [rows, columns, stored] : {std::array{1, 8, 8}, {33, 96, 128}, {70, 333, 340}}) {
+    for (int planes = 1; planes <= kMaxPlanes; ++planes) {
+      const RandomMatrix matrix(planes, rows, columns, stored);
+      for (int tokens : {1, 3, 6}) {
+        const size_t size = size_t(tokens) * size_t(rows);
+        const auto x = exact(normals(size_t(tokens) * size_t(columns), 1.0f));
+        std::vector<float> a(size), b(size);
+        for (const Kernels* kernels : {&scalar, &path}) {
+          kernels->planes_f32(matrix.view, x.data(), tokens, size_t(columns), 0,
+                              matrix.view.tiles(), (kernels == &path ? b : a).data(), size_t(rows));
+        }
+        // Two orders of summation: 2 (n + 2) u sum|w x|, |w| <= 128 * 0.02, E|x| < 1.
+        const double bound = 2.0 * (columns + 2) * 0x1p-24 * columns * 2.56;
+        expect(distance(a, b, bound) <= 1.0, std::string(path.isa) + " planes_f32");
+      }
+      std::vector<float> a(static_cast<size_t>(columns)), b(a);
+      scalar.decode_row(matrix.view, rows - 1, a.data());
+      path.decode_row(matrix.view, rows - 1, b.data());
+      expect(same_bits(a, b), std::string(path.isa) + " decode_row");
+    }
+  }
+}
+
+void check_elementwise(const Kernels& scalar, const Kernels& path) {
+  const std::string isa = path.isa;
+  for (int size : {1, 2, 7, 16, 30, 64, 288, 1001}) {
+    const size_t n = size_t(size);
+    const auto x = exact(normals(n, 3.0f)), w = exact(normals(n, 1.0f));
+    std::vector<float> a(n), b(n);
+    scalar.rms_norm(x.data(), w.data(), 1.0f, 1e-6f, size, a.data());
+    path.rms_norm(x.data(), w.data(), 1.0f, 1e-6f, size, b.data());
+    expect(distance(a, b, 40.0) <= (size + 8) * 0x1p-24, isa + " rms_norm");
+    for (auto activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      auto gate = normals(n, 6.0f);
+      gate[0] = size % 2 == 0 ? 300.0f : -300.0f;
+      scalar.gated(activation, gate.data(), w.data(), size, a.data());
+      path.gated(activation, gate.data(), w.data(), size, b.data());
+      // 16 u of |gate * up| from rounding, and half of 1.5e-7 from the error function.
+      expect(distance(a, b, 30.0 * 4.0) <= 16 * 0x1p-24 + 0.75e-7,
+             isa + " gated " + std::to_string(int(activation)));
+    }
+    a = b = w;
+    scalar.add(x.data(), size, a.data());
+    path.add(x.data(), size, b.data());
+    expect(same_bits(a, b), isa + " add");
+    if (size % 2 == 0) {
+      a = b = x;
+      scalar.rotate(a.data(), w.data(), w.data() + size / 2, size);
+      path.rotate(b.data(), w.data(), w.data() + size / 2, size);
+      expect(distance(a, b, 60.0) <= 4 * 0x1p-24, isa + " rotate");
+    }
+    auto values = normals(n, 100.0f);
+    if (size > 8) {
+      values[0] = NAN, values[1] = INFINITY, values[2] = 65519.9f, values[3] = 65520.0f;
+      values[4] = 3e-8f, values[5] = -6.1e-5f, values[6] = 1e-9f, values[7] = 2049.0f;
+    }
+    std::vector<uint16_t> half_a(n), half_b(n);
+    scalar.store(values.data(), size, CacheType::kFloat16, half_a.data());
+    path.store(values.data(), size, CacheType::kFloat16, half_b.data());
+    expect(half_a == half_b, isa + " store " + std::to_string(size));
+  }
+}
+
+void check_attend(const Kernels& scalar, const Kernels& path) {
+  for (int head_dim : {2, 8, 24, 32, 64, 80, 128, 256}) {
+    for (int entries : {1, 3, 4, 63, 64, 65, 200}) {
+      for (int variant = 0; variant < 8; ++variant) {
+        const size_t size = size_t(entries) * size_t(head_dim);
+        const auto query = exact(normals(size_t(head_dim), 1.0f));
+        const auto keys = exact(normals(size, 1.0f)), values = exact(normals(size, 1.0f));
+        std::vector<uint16_t> half_keys(size), half_values(size);
+        scalar.store(keys.data(), int(size), CacheType::kFloat16, half_keys.data());
+        scalar.store(values.data(), int(size), CacheType::kFloat16, half_values.data());
+        std::vector<uint8_t> visible(static_cast<size_t>(entries));
+        for (uint8_t& flag : visible) flag = random_bits() % 3 != 0;
+        visible.back() = 1;
+        auto log_weights = normals(size_t(entries), 1.0f);
+        if (entries > 3) log_weights[1] = -INFINITY;
+        std::vector<float> a(static_cast<size_t>(head_dim)), b(a);
+        AttentionCall call;
+        const bool half = (variant & 1) != 0;
+        call.query = query.data();
+        call.keys = half ? static_cast<const void*>(half_keys.data()) : keys.data();
+        call.values = half ? static_cast<const void*>(half_values.data()) : values.data();
+        call.type = half ? CacheType::kFloat16 : CacheType::kFloat32;
+        call.begin = (variant & 2) != 0 ? entries / 3 : 0;
+        call.end = entries;
+        call.visible = (variant & 2) != 0 ? visible.data() + call.begin : nullptr;
+        call.log_weights = (variant & 4) != 0 ? log_weights.data() : nullptr;
+        call.softcap = (variant & 4) != 0 ? 20.0f : 0.0f;
+        call.head_dim = head_dim;
+        call.scale = 1.0f / std::sqrt(float(head_dim));
+        call.output = a.data();
+        scalar.attend(call);
+        call.output = b.data();
+        path.attend(call);
+        // A score differs by 2 (d + 2) u |q||k| scale, |q||k| scale < 4 sqrt(d), and by 16 u of the
+        // cap; a weight by as much, relative; |v| < 6. Sums over entries: 2 (n + 8) u |v|.
+        const double score = 2 * (head_dim + 2) * 4 * std::sqrt(head_dim) + 16 * 20;
+        const double bound = 0x1p-24 * 6 * (2 * score + 2 * (entries + 8));
+        expect(distance(a, b, bound) <= 1.0,
+               std::string(path.isa) + " attend " + std::to_string(head_dim) + " " +
+                   std::to_string(entries) + " " + std::to_string(variant));
+      }
+    }
+  }
+}
+
+void check_half() {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float value = half_to_float(uint16_t(bits));
+    if (std::isnan(value)) continue;
+    expect(float_to_half(value) == bits, "half round trip " + std::to_string(bits));
+  }
+}
+
+void check_threads() {
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<int> seen(size_t(threads), 0);
+      pool.run([&](int worker, int workers) { seen[size_t(worker)] += workers; });
+      expect(seen == std::vector<int>(size_t(threads), threads), "every worker once");
+    }
+    for (int thrower = 0; thrower < threads; ++thrower) {
+      bool caught = false;
+      try {
+        pool.run([&](int worker, int) {
+          if (worker == thrower) throw std::runtime_error("expected");
+        });
+      } catch (const std::runtime_error&) {
+        caught = true;
+      }
+      expect(caught, "exception of a worker");
+    }
+  }
+  for (int threads : {0, -1, 10000}) {
+    bool refused = false;
+    try {
+      ThreadPool pool(threads);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    expect(refused, "thread count " + std::to_string(threads));
+  }
+}
+
+int run() {
+  check_half();
+  check_threads();
+  const Kernels& scalar = *kernels_for(Isa::kScalar);
+  for (Isa isa : {Isa::kAvx2, Isa::kAvx512Vnni, Isa::kNeon}) {
+    const Kernels* path = kernels_for(isa);
+    if (path == nullptr) continue;
+    check_quantize(scalar, *path);
+    check_planes_int8_extremes(scalar, *path);
+    check_planes_int8(scalar, *path);
+    check_planes_f32(scalar, *path);
+    check_elementwise(scalar, *path);
+    check_attend(scalar, *path);
+    std::printf("%-7s checked, %d failures so far\n", path->isa, num_failures);
+  }
+  return num_failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace pliant
+
+int main() { return pliant::run(); }

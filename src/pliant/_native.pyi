@@ -1,0 +1,284 @@
+"""Types of the native module; `native/bind/` defines it, `pliant.runtime` checks what goes in."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Most threads of a decoder.
+MAX_THREADS: int
+
+def default_threads() -> int:
+    """Physical cores this process may use, affinity and cgroup quota counted."""
+
+class Activation:
+    """Activation of the gated MLP."""
+
+    silu: ClassVar[Activation]
+    gelu: ClassVar[Activation]
+    gelu_tanh: ClassVar[Activation]
+
+class ActivationMode:
+    """How activations enter matrix products."""
+
+    int8: ClassVar[ActivationMode]
+    float32: ClassVar[ActivationMode]
+
+class CacheType:
+    """Type of stored keys and values."""
+
+    float16: ClassVar[CacheType]
+    float32: ClassVar[CacheType]
+
+class DecoderConfig:
+    """Numbers of a `ModelSpec` and how to run them; set every attribute before use."""
+
+    vocab_size: int
+    hidden_size: int
+    heads_per_group: int
+    head_dim: int
+    max_context: int
+    norm_epsilon: float
+    norm_offset: float
+    activation: Activation
+    embedding_scale: float
+    attention_scale: float
+    attention_softcap: float
+    logit_softcap: float
+    mode: ActivationMode
+    cache_type: CacheType
+    threads: int
+    check_finite: bool
+
+    def __init__(self) -> None: ...
+    def add_rotation(self, frequencies: NDArray[np.float32], amplitude: float) -> None:
+        """Add a rotary embedding: radians per token `[head_dim / 2]`, factor on cos and sin."""
+
+class PlaneMatrix:
+    """Planes and scales of the prefix `[rows, columns]` of a stored matrix.
+
+    Keeps the arrays alive and copies nothing. `ValueError` where an array is too short for the
+    stored shape, or the prefix exceeds it.
+    """
+
+    def __init__(
+        self,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_rows: int,
+        stored_columns: int,
+    ) -> None: ...
+    @property
+    def rows(self) -> int:
+        """Rows kept."""
+
+    @property
+    def columns(self) -> int:
+        """Columns kept."""
+
+    @property
+    def num_planes(self) -> int:
+        """Planes read."""
+
+class Block:
+    """Weights of one kept block; `rotation` is -1 for none, `window` 0 for all."""
+
+    def __init__(
+        self, block: int, groups: int, neurons: int, rotation: int, window: int
+    ) -> None: ...
+    def set_matrix(self, name: str, matrix: PlaneMatrix) -> None:
+        """Set q, k, v, o, gate, up or down; `ValueError` for another name."""
+
+    def set_vector(self, name: str, vector: NDArray[np.float32]) -> None:
+        """Copy a norm, or the bias `{matrix}.bias`; `ValueError` for another name."""
+
+class KVCache:
+    """Keys and values of one sequence; made by `Decoder.new_cache` only."""
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens it can hold."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes reserved for `capacity` tokens: keys, values, positions and log-weights."""
+
+    @property
+    def positions(self) -> NDArray[np.int32]:
+        """Original position of each token, a copy, `[length]`."""
+
+    @property
+    def log_weights(self) -> NDArray[np.float32]:
+        """Log-weight of each token, added to its attention scores; a copy, `[length]`."""
+
+    def set_log_weights(self, log_weights: NDArray[np.float32]) -> None:
+        """Replace the log-weights; `UsageError` unless there is a finite one for each token."""
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on; `UsageError` where there are fewer."""
+
+    def clone(self) -> KVCache:
+        """An independent copy with the same tokens and capacity."""
+
+class Decoder:
+    """One subnet, ready to run. `UsageError` where sizes disagree."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embedding: PlaneMatrix,
+        head: PlaneMatrix,
+        final_norm: NDArray[np.float32],
+        blocks: Sequence[Block],
+    ) -> None: ...
+    def new_cache(self, capacity: int, max_bytes: int = 0) -> KVCache:
+        """An empty cache; `max_bytes` 0 means no limit."""
+
+    def forward(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        positions: Sequence[NDArray[np.int32] | None],
+        masks: Sequence[NDArray[np.bool_] | None],
+        num_logits: Sequence[int],
+        logits: NDArray[np.float32],
+    ) -> None:
+        """Append tokens to caches; write the logits of the last `num_logits` tokens of each."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes mapped, of vectors, of live caches, of scratch."""
+
+    def close(self) -> None:
+        """Let go of threads and scratch."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+
+class Kernels(Protocol):
+    """The submodule `kernels`: each kernel of each instruction-set path, for tests and benchmarks.
+
+    `isa` is one of `paths()`; planes and scales are as stored, x is float32 `[T, K]`.
+    """
+
+    def best(self) -> str:
+        """The path in use: the fastest, or what `PLIANT_ISA` asks for."""
+
+    def paths(self) -> list[str]:
+        """Names of the paths of this build on this CPU."""
+
+    def default_threads(self) -> int:
+        """Physical cores this process may use."""
+
+    def measure_read(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
+        """Seconds to read `num_bytes` of memory, for each round."""
+
+    def measure_dot_peak(self, isa: str, threads: int, rounds: int) -> list[float]:
+        """Multiplications and additions per second of the dot-product instruction."""
+
+    def measure_product(
+        self,
+        isa: str,
+        num_planes: int,
+        rows: int,
+        columns: int,
+        tokens: int,
+        threads: int,
+        num_matrices: int,
+        rounds: int,
+    ) -> list[float]:
+        """Seconds per product in each round, over matrices visited in turn."""
+
+    def planes_int8(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply: `[T, rows]`."""
+
+    def planes_f32(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Multiply in fp32: `[T, rows]`."""
+
+    def decode_row(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        row: int,
+    ) -> NDArray[np.float32]:
+        """One row in fp32, `[columns]`."""
+
+    def quantize(
+        self, isa: str, x: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
+        """Codes `[T, stride]`, scales and sums of the groups of 64 `[T, groups]`."""
+
+    def rms_norm(
+        self,
+        isa: str,
+        x: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        offset: float,
+        epsilon: float,
+    ) -> NDArray[np.float32]:
+        """RMSNorm of one row."""
+
+    def rotate(
+        self,
+        isa: str,
+        head: NDArray[np.float32],
+        cosine: NDArray[np.float32],
+        sine: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """One head, rotated."""
+
+    def gated(
+        self, isa: str, activation: int, gate: NDArray[np.float32], up: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """`activation(gate) * up`; 0 silu, 1 gelu, 2 gelu with tanh."""
+
+    def store_half(self, isa: str, x: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """fp16 bits, rounded to nearest even."""
+
+    def attend(
+        self,
+        isa: str,
+        query: NDArray[np.float32],
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+        half: bool,
+        begin: int = 0,
+        scale: float = 1.0,
+        softcap: float = 0.0,
+        log_weights: NDArray[np.float32] | None = None,
+        visible: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.float32]:
+        """Attention of one query head over the entries from `begin` on."""
+
+kernels: Kernels

@@ -1,0 +1,229 @@
+"""`Manifest`: what `pliant.json` says, as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from pliant.artifact.limits import check_spec
+from pliant.artifact.tensors import tensor_files
+from pliant.bits import GROUP_COLUMNS, MAX_PLANES, codecs
+from pliant.errors import ArtifactError, PliantError, UnsupportedError
+from pliant.receipt import Receipt
+from pliant.sensitivities import Sensitivities
+from pliant.shape import DepthPath, WidthOrders
+from pliant.spec import ModelSpec
+
+MANIFEST_FILE = "pliant.json"
+FORMAT_VERSION = 1
+#: The orders of 200 blocks of 100 000 neurons are 120 MB of digits.
+MAX_MANIFEST_BYTES = 256 * 1024 * 1024
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_Planes = Annotated[int, Meta(ge=1, le=MAX_PLANES)]
+
+
+class CodecRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How matrices became planes: the codec's name, columns that share a scale, planes stored."""
+
+    name: str
+    planes: _Planes
+    group_columns: int = GROUP_COLUMNS
+
+
+class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Units in which widths are cut: neurons by this multiple, KV groups one by one."""
+
+    neurons: Annotated[int, Meta(ge=1, le=1 << 16)] = 64
+
+
+class SpecialTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Token ids that begin a text (or None) and that end one."""
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+
+
+class SourceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The dense checkpoint: the name it was given by, and a hash of its config and weights."""
+
+    name: str
+    fingerprint: str
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text that orders and depth paths were found on."""
+
+    description: str
+    tokens: int
+    fingerprint: str
+
+
+class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Size and hash of a file; for tensor files also the hash of the bytes before the data."""
+
+    size: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    sha256: _Sha256
+    table_sha256: _Sha256 | None = None
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The part of a manifest that calibration and measurement supply; `ArtifactWriter.finish`.
+
+    `orders` are the permutations already baked into the stored weights, for provenance (None: as
+    in the checkpoint). `depth_paths` holds one path per method, `default_depth_method` names the
+    one that addresses such as `d8` mean. `tokenizer_files` are names of files of the artifact.
+    """
+
+    source: SourceRecord
+    tokens: SpecialTokens = SpecialTokens()
+    alignment: Alignment = Alignment()
+    calibration: CalibrationRecord | None = None
+    depth_paths: dict[str, DepthPath] = {}
+    default_depth_method: str | None = None
+    sensitivities: Sensitivities | None = None
+    receipts: tuple[Receipt, ...] = ()
+    tokenizer_files: tuple[str, ...] = ()
+    orders: WidthOrders | None = None
+
+
+class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of `pliant.json`; `files` covers every file of the artifact except it and subnets."""
+
+    format_version: int
+    pliant_version: str
+    spec: ModelSpec
+    codec: CodecRecord
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def of(
+        cls,
+        findings: Findings,
+        *,
+        pliant_version: str,
+        spec: ModelSpec,
+        codec: CodecRecord,
+        files: Mapping[str, FileRecord],
+    ) -> Manifest:
+        """The manifest that adds to `findings` what the writer knows."""
+        return cls(
+            **{name: getattr(findings, name) for name in Findings.__struct_fields__},
+            format_version=FORMAT_VERSION,
+            pliant_version=pliant_version,
+            spec=spec,
+            codec=codec,
+            files=dict(sorted(files.items())),
+        )
+
+    def to_json(self) -> bytes:
+        """The bytes of `pliant.json`: one line per field, so that people can read the head of it.
+
+        `ArtifactError` where the values would not be accepted when read back, such as NaN.
+        """
+        fields = msgspec.json.decode(msgspec.json.encode(self), type=dict[str, msgspec.Raw])
+        first = ("format_version", "pliant_version", "source", "spec", "codec")
+        names = [*first, *(name for name in fields if name not in first)]
+        lines = [b'"%s": %s' % (name.encode(), bytes(fields[name])) for name in names]
+        text = b"{\n" + b",\n".join(lines) + b"\n}\n"
+        Manifest.from_json(text)
+        return text
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Manifest:
+        """The manifest in `text`, all of it checked; `ArtifactError`, `UnsupportedError`."""
+        try:
+            version = msgspec.json.decode(text, type=_Version).format_version
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
+        if version != FORMAT_VERSION:
+            raise UnsupportedError(
+                f"The artifact has format version {version}; this pliant reads "
+                f"{FORMAT_VERSION}. Use a newer pliant, or build the artifact again."
+            )
+        try:
+            manifest = msgspec.json.decode(text, type=cls)
+            _check(manifest)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
+        except ArtifactError:
+            raise
+        except PliantError as error:
+            raise ArtifactError(f"{MANIFEST_FILE} contradicts itself: {error}") from error
+        _check_codec(manifest.codec)
+        return manifest
+
+    def depth_path(self, method: str | None = None) -> dict[int, tuple[int, ...]]:
+        """Kept blocks by their number, of one method or of the default one; may be empty."""
+        name = self.default_depth_method if method is None else method
+        return self.depth_paths[name].blocks if name in self.depth_paths else {}
+
+
+class _Version(msgspec.Struct):
+    """Read before anything else, so that a newer format is named as such."""
+
+    format_version: int
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of an artifact may have this name: no folders, nothing hidden."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def _check(manifest: Manifest) -> None:
+    """What types cannot say."""
+    check_spec(manifest.spec)
+    for name in manifest.files:
+        if not is_file_name(name) or name == MANIFEST_FILE:
+            raise ArtifactError(f"{name[:80]!r} is not a name that a file of an artifact may have.")
+    required = ["config.json", *tensor_files(manifest.spec, manifest.codec.planes)]
+    missing = [name for name in (*required, *manifest.tokenizer_files)
+               if name not in manifest.files]  # fmt: skip
+    if missing:
+        raise ArtifactError(f"The manifest does not list {missing[0][:80]!r}.")
+    _check_tokens(manifest)
+    _check_shapes(manifest)
+
+
+def _check_codec(codec: CodecRecord) -> None:
+    """`UnsupportedError` for a codec that this pliant cannot read."""
+    if codec.name not in codecs or codec.group_columns != GROUP_COLUMNS:
+        raise UnsupportedError(
+            f"The codec is {codec.name[:40]!r} with groups of {codec.group_columns} columns; this "
+            f"pliant knows {sorted(codecs)} with {GROUP_COLUMNS}. Use a newer pliant."
+        )
+
+
+def _check_tokens(manifest: Manifest) -> None:
+    """Token ids lie within the vocabulary."""
+    tokens = [*manifest.tokens.eos]
+    tokens += [] if manifest.tokens.bos is None else [manifest.tokens.bos]
+    for token in tokens:
+        if not 0 <= token < manifest.spec.vocab_size:
+            raise ArtifactError(
+                f"The special token {token} is not among {manifest.spec.vocab_size} tokens."
+            )
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    """Orders and depth paths are of this spec."""
+    spec = manifest.spec
+    if manifest.orders is not None:
+        manifest.orders.check(spec)
+    default = manifest.default_depth_method
+    if default is not None and default not in manifest.depth_paths:
+        raise ArtifactError(f"The default depth method {default[:40]!r} has no depth path.")
+    for method, path in manifest.depth_paths.items():
+        for choice in path.choices:
+            blocks = choice.blocks
+            ascending = bool(blocks) and list(blocks) == sorted(set(blocks))
+            if not ascending or blocks[0] < 0 or blocks[-1] >= spec.num_blocks:
+                raise ArtifactError(
+                    f"The depth path {method[:40]!r} keeps {list(blocks)[:20]}, which are not "
+                    f"ascending blocks of {spec.num_blocks}."
+                )

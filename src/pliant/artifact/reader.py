@@ -1,0 +1,291 @@
+"""`Artifact`: an opened `X.pliant`, its weights mapped and not yet read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.artifact.folder import file_size, map_inside, read_inside, write_atomically
+from pliant.artifact.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    FileRecord,
+    Findings,
+    Manifest,
+    is_file_name,
+)
+from pliant.artifact.tensor_file import TensorPlace, header_bytes, parse_header
+from pliant.artifact.tensors import (
+    SCALES_FILE,
+    VECTORS_FILE,
+    TensorType,
+    plane_file,
+    tensor_files,
+)
+from pliant.bits import BitPlan
+from pliant.errors import ArtifactError, PliantError, UsageError
+from pliant.shape import SubnetShape
+from pliant.spec import ModelSpec
+from pliant.subnet import CutAddress, Subnet
+
+SUBNETS_FOLDER = "subnets"
+#: Tokenizers of 250 000 tokens are some 30 MB of JSON.
+MAX_SMALL_FILE_BYTES = 256 * 1024 * 1024
+_MAX_SUBNET_BYTES = 16 * 1024 * 1024
+_SUBNET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Artifact:
+    """An artifact whose structure has been checked from end to end, opened read-only.
+
+    Arrays handed out are views of the mapped files: what is not read is never paged in, and they
+    stay valid as long as they are referenced. Everything but the values of weights has been
+    checked against the spec; values (hashes, NaN scales) are the work of `verify`, which has to
+    read every byte. So an engine may index without fear, and may still meet a NaN.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, tensors: dict[str, dict[str, NDArray[np.uint8]]]
+    ) -> None:
+        """Use `Artifact.open`; `tensors[file][name]` are the bytes of each tensor."""
+        self.path = path
+        self.manifest = manifest
+        self._tensors = tensors
+
+    @classmethod
+    def open(cls, path: str | Path) -> Artifact:
+        """Open the folder `path`; `ArtifactError` for anything missing, damaged or hostile.
+
+        `UnsupportedError` for a format version or codec that this pliant does not know.
+        """
+        folder = Path(path)
+        _require_folder(folder)
+        text = read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        manifest = Manifest.from_json(text)
+        expected = tensor_files(manifest.spec, manifest.codec.planes)
+        for name, record in manifest.files.items():
+            if name not in expected and (found := file_size(folder, name)) != record.size:
+                raise ArtifactError(
+                    f"{folder / name} is {found} bytes long; the manifest says {record.size}."
+                )
+        return cls(folder, manifest, _map_tensors(folder, manifest, expected))
+
+    def __repr__(self) -> str:
+        return f"Artifact({str(self.path)!r})"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The spec of the dense model."""
+        return self.manifest.spec
+
+    @property
+    def num_planes(self) -> int:
+        """Planes stored of every matrix."""
+        return self.manifest.codec.planes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on disk of the manifest and all files it lists."""
+        listed = sum(record.size for record in self.manifest.files.values())
+        return listed + file_size(self.path, MANIFEST_FILE)
+
+    def planes(self, name: str) -> list[NDArray[np.uint8]]:
+        """All stored planes of a matrix, most significant first: read-only mapped views.
+
+        Each is uint8 `[plane_bytes(rows, columns)]` and starts at a multiple of 64 bytes.
+        `UsageError` for a matrix that does not exist.
+        """
+        return [self._bytes(plane_file(index), name) for index in range(self.num_planes)]
+
+    def scales(self, name: str) -> NDArray[np.uint16]:
+        """fp16 bits of the scales of a matrix, uint16 `[scale_bytes(rows, columns) / 2]`."""
+        return self._bytes(SCALES_FILE, name).view(np.uint16)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm weight or bias, float32."""
+        return self._bytes(VECTORS_FILE, name).view(np.float32)
+
+    def _bytes(self, file: str, name: str) -> NDArray[np.uint8]:
+        if name not in self._tensors[file]:
+            raise UsageError(
+                f"{name!r} is not a tensor of {file}; it holds {', '.join(self._tensors[file])}."
+            )
+        return self._tensors[file][name]
+
+    def read_file(self, name: str, most_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
+        """The content of a small file that the manifest lists, such as `tokenizer.json`."""
+        if name not in self.manifest.files:
+            raise UsageError(
+                f"{self.path} has no file {name!r}; it has {', '.join(self.manifest.files)}."
+            )
+        return read_inside(self.path, name, most_bytes)
+
+    def depth_path(self, method: str | None = None) -> dict[int, tuple[int, ...]]:
+        """Kept blocks for each number of kept blocks, by one method or by the default one.
+
+        The full depth is always there. `UsageError` for a method without a path.
+        """
+        paths = self.manifest.depth_paths
+        if method is not None and method not in paths:
+            raise UsageError(
+                f"There is no depth path {method!r}; stored are {', '.join(paths) or 'none'}."
+            )
+        return {self.spec.num_blocks: tuple(range(self.spec.num_blocks))} | (
+            self.manifest.depth_path(method)
+        )
+
+    def subnet_names(self) -> list[str]:
+        """Names of the cuts saved in this artifact, sorted."""
+        files = (self.path / SUBNETS_FOLDER).glob("*.json")
+        return sorted(file.stem for file in files if _SUBNET_NAME.fullmatch(file.stem))
+
+    def subnet(self, text: str = "") -> Subnet:
+        """The cut saved under a name, or the one an address such as `d8-w0.75-b3` means.
+
+        The empty text is the full shape with all planes. `UsageError` where it is neither, or asks
+        for blocks or planes that are not stored.
+        """
+        names = self.subnet_names()
+        if text in names:
+            return self._saved_subnet(text)
+        try:
+            address = CutAddress.parse(text)
+        except (UsageError, ValueError) as error:
+            known = f"Saved cuts are {', '.join(names)}." if names else "No cuts are saved in it."
+            raise UsageError(f"{self.path} has no cut {text!r}. {known} {error}") from error
+        return self._cut(address)
+
+    def _cut(self, address: CutAddress) -> Subnet:
+        """The subnet of an address."""
+        spec, stored = self.spec, self.num_planes
+        depths = self.depth_path()
+        depth = spec.num_blocks if address.depth is None else address.depth
+        if depth not in depths:
+            raise UsageError(
+                f"{self.path} cannot be cut to {depth} blocks; "
+                f"it knows which to keep for {', '.join(map(str, sorted(depths)))}."
+            )
+        alignment = self.manifest.alignment.neurons
+        shape = SubnetShape.uniform(spec, depths[depth], address.width, alignment)
+        planes = stored if address.planes is None else address.planes
+        plan = BitPlan.uniform(depth, planes, address.vocabulary_planes)
+        if address.vocabulary_planes is None and plan.embedding > stored >= planes:
+            # The default asks for more than an artifact of few planes has.
+            plan = BitPlan.uniform(depth, planes, stored)
+        subnet = Subnet(spec, shape, plan)
+        self.check(subnet)
+        return subnet
+
+    def check(self, subnet: Subnet) -> None:
+        """Raise `UsageError` where `subnet` cannot be cut from this artifact."""
+        if subnet.spec != self.spec:
+            raise UsageError(
+                f"The subnet is of another model than {self.path}; cut it from its own."
+            )
+        if subnet.bits.most_planes > self.num_planes:
+            raise UsageError(
+                f"{subnet.bits.most_planes} planes asked for; {self.path} stores "
+                f"{self.num_planes}. Ask for fewer, or build with --planes."
+            )
+
+    def _saved_subnet(self, name: str) -> Subnet:
+        text = read_inside(self.path, f"{SUBNETS_FOLDER}/{name}.json", _MAX_SUBNET_BYTES)
+        try:
+            subnet = Subnet.from_json(text)
+            self.check(subnet)
+        except (PliantError, RecursionError, ValueError) as error:
+            raise ArtifactError(
+                f"The saved cut {name!r} of {self.path} is damaged: {error}"
+            ) from error
+        return subnet
+
+    def save_subnet(self, name: str, subnet: Subnet) -> Path:
+        """Store a cut under a name: a small JSON file, no weights. Replaces one of that name.
+
+        `UsageError` for a name that is not one or that reads as an address.
+        """
+        self.check(subnet)
+        try:
+            CutAddress.parse(name)
+            is_address = True
+        except UsageError:
+            is_address = False
+        if is_address or not _SUBNET_NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a cut; use letters, digits, '.', '_' and '-', up to 64, "
+                "and nothing that reads as an address such as d8-b3."
+            )
+        path = self.path / SUBNETS_FOLDER / f"{name}.json"
+        write_atomically(path, subnet.to_json())
+        return path
+
+    def amend(self, findings: Findings, files: Mapping[str, bytes] | None = None) -> Artifact:
+        """Add measured facts to a finished artifact: new findings, and small files such as golden.
+
+        Weights cannot be changed. Each file is replaced atomically, the manifest last. Returns the
+        artifact opened again.
+        """
+        records = dict(self.manifest.files)
+        for name, content in (files or {}).items():
+            known = records.get(name)
+            if not is_file_name(name) or (known and known.table_sha256) or name == MANIFEST_FILE:
+                raise UsageError(f"{name!r} is not a file that can be added to an artifact.")
+            records[name] = FileRecord(len(content), hashlib.sha256(content).hexdigest())
+        manifest = Manifest.of(
+            findings,
+            pliant_version=self.manifest.pliant_version,
+            spec=self.spec,
+            codec=self.manifest.codec,
+            files=records,
+        )
+        text = manifest.to_json()
+        for name, content in (files or {}).items():
+            write_atomically(self.path / name, content)
+        write_atomically(self.path / MANIFEST_FILE, text)
+        return Artifact.open(self.path)
+
+
+def _require_folder(folder: Path) -> None:
+    """Say what is wrong with a path that is not an artifact."""
+    try:
+        exists = folder.exists()
+        has_manifest = (folder / MANIFEST_FILE).is_file()
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder} cannot be read: {error}.") from error
+    if not exists:
+        partial = folder.with_name(folder.name + ".partial")
+        hint = f" An unfinished build lies in {partial}; run it again." if partial.exists() else ""
+        raise ArtifactError(f"{folder} does not exist; make it with `pliant build`.{hint}")
+    if not has_manifest:
+        raise ArtifactError(
+            f"{folder} is not an artifact: it has no {MANIFEST_FILE}. Give the X.pliant folder "
+            "that `pliant build` made."
+        )
+
+
+def _map_tensors(
+    folder: Path, manifest: Manifest, expected: Mapping[str, Mapping[str, TensorType]]
+) -> dict[str, dict[str, NDArray[np.uint8]]]:
+    """The bytes of each tensor of each file, without a copy, after all checks of its table."""
+    tensors = {}
+    places_of: dict[tuple[int, int, bytes], dict[str, TensorPlace]] = {}
+    for name, types in expected.items():
+        content = map_inside(folder, name, manifest.files[name].size)
+        header = content[: header_bytes(content[:8].tobytes(), content.size, name)].tobytes()
+        # All planes are expected to hold the same (`id`); a table they share is parsed once.
+        key = (id(types), content.size, header)
+        if key not in places_of:
+            places_of[key] = parse_header(header, content.size, types, name)
+        if hashlib.sha256(header).hexdigest() != manifest.files[name].table_sha256:
+            raise ArtifactError(
+                f"The table of {folder / name} is not the one the manifest was written for; "
+                "the file is damaged or of another artifact."
+            )
+        places = places_of[key].items()
+        tensors[name] = {tensor: content[place.begin : place.end] for tensor, place in places}
+    return tensors

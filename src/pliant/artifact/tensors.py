@@ -1,0 +1,87 @@
+"""Which tensors an artifact holds, in which file, under which name, of which type and shape.
+
+All of it follows from the spec and the number of planes, so writer and reader ask the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from pliant.bits import (
+    CHUNK_BYTES,
+    TILE_ROWS,
+    num_chunks,
+    num_scale_groups,
+    num_tiles,
+)
+from pliant.spec import BLOCK_MATRICES, ModelSpec
+from pliant.subnet import Subnet
+
+VECTORS_FILE = "vectors.safetensors"
+SCALES_FILE = "scales.safetensors"
+
+
+def plane_file(plane: int) -> str:
+    """Name of the file that holds plane number `plane`, 0 the most significant."""
+    return f"plane-{plane}.safetensors"
+
+
+class TensorType(msgspec.Struct, frozen=True):
+    """Element type (`U8`, `F16` or `F32`, as safetensors names them) and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every stored matrix, in stored order: vocabulary, then block by block."""
+    return {cut.name: (cut.rows, cut.columns) for cut in Subnet.full(spec).matrices()}
+
+
+def block_vector_sizes(spec: ModelSpec, block: int) -> dict[str, int]:
+    """Entries of every norm and bias of one block, in stored order."""
+    sizes = {"attention_norm": spec.hidden_size, "mlp_norm": spec.hidden_size}
+    if spec.post_norms:
+        sizes |= {"attention_post_norm": spec.hidden_size, "mlp_post_norm": spec.hidden_size}
+    if spec.qk_norm:
+        sizes |= {"q_norm": spec.head_dim, "k_norm": spec.head_dim}
+    for matrix in BLOCK_MATRICES:
+        if spec.has_bias(matrix):
+            rows, _ = spec.matrix_shape(matrix, spec.num_groups, spec.ffn_size)
+            sizes[f"{matrix}.bias"] = rows
+    return {f"blocks.{block}.{name}": size for name, size in sizes.items()}
+
+
+def vector_sizes(spec: ModelSpec) -> dict[str, int]:
+    """Entries of every stored vector, in stored order: block by block, then the final norm."""
+    sizes: dict[str, int] = {}
+    for block in range(spec.num_blocks):
+        sizes |= block_vector_sizes(spec, block)
+    return sizes | {"final_norm": spec.hidden_size}
+
+
+def tensor_files(spec: ModelSpec, planes: int) -> dict[str, dict[str, TensorType]]:
+    """The tensors of each file, in stored order."""
+    shapes = matrix_shapes(spec)
+    plane = {
+        name: TensorType("U8", (num_tiles(rows), num_chunks(columns), CHUNK_BYTES))
+        for name, (rows, columns) in shapes.items()
+    }
+    scales = {
+        name: TensorType("F16", (num_tiles(rows), num_scale_groups(columns), TILE_ROWS))
+        for name, (rows, columns) in shapes.items()
+    }
+    vectors = {name: TensorType("F32", (size,)) for name, size in vector_sizes(spec).items()}
+    files = {VECTORS_FILE: vectors, SCALES_FILE: scales}
+    return files | {plane_file(index): plane for index in range(planes)}
+
+
+def units(spec: ModelSpec) -> Iterator[tuple[str, ...]]:
+    """Tensors that are finished together: those of one block, or one tensor outside all blocks."""
+    outside = [name for name in matrix_shapes(spec) if not name.startswith("blocks.")]
+    yield from ((name,) for name in (*outside, "final_norm"))
+    for block in range(spec.num_blocks):
+        matrices = (f"blocks.{block}.{matrix}" for matrix in BLOCK_MATRICES)
+        yield (*matrices, *block_vector_sizes(spec, block))

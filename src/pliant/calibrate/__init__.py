@@ -1,0 +1,32 @@
+"""Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
+
+from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths
+from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
+from pliant.calibrate.orders import block_order, find_width_orders
+from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
+from pliant.calibrate.statistics import (
+    BlockStatistics,
+    CalibrationStream,
+    channel_statistics,
+    gradient_statistics,
+    stream_statistics,
+)
+
+__all__ = [
+    "BATCH_SIZE",
+    "CACHE_BYTES",
+    "BlockStatistics",
+    "CalibrationStream",
+    "DepthEvaluator",
+    "EncodedSource",
+    "block_order",
+    "calibration_tokens",
+    "channel_statistics",
+    "decode_matrix",
+    "find_depth_paths",
+    "find_width_orders",
+    "gradient_statistics",
+    "mean_loss",
+    "measure_sensitivities",
+    "stream_statistics",
+]

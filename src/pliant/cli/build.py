@@ -1,0 +1,186 @@
+"""`pliant build`: make an artifact from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from pliant.cli.options import DryRun, Json, MaxRam, Quiet, Seed
+from pliant.cli.output import Output, facts
+from pliant.errors import UsageError
+from pliant.measurement import MemoryLimit, format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pliant.models import Checkpoint
+    from pliant.recipes.build import BuildReceipt
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="A Hugging Face folder, or a model id such as org/name."
+    ),
+]
+OutputPath = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="PLIANT_OUTPUT",
+        metavar="X.pliant",
+        help="The artifact to write, X.pliant.",
+    ),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        envvar="PLIANT_CALIBRATION",
+        metavar="FILE",
+        help="UTF-8 text to calibrate on (a packaged excerpt of public-domain books).",
+    ),
+]
+Planes = Annotated[
+    int,
+    typer.Option(
+        "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
+    ),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", envvar="PLIANT_FORCE", help="Replace an artifact that exists.")
+]
+
+
+def build(
+    checkpoint: Source,
+    output_path: OutputPath,
+    calibration: Calibration = None,
+    planes: Planes = 8,
+    max_ram: MaxRam = None,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an artifact from a checkpoint; interrupted at any point it goes on when run again."""
+    output = Output(as_json, quiet)
+    if offline:
+        # Read by huggingface_hub when it is first imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    _check_free(output_path, force)
+    plan = _plan(checkpoint, output_path, planes, max_ram)
+    if dry_run:
+        output.emit(plan, facts(_readable_plan(plan)))
+        return
+    output.note(
+        f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
+        f"{format_bytes(plan['artifact_bytes'])} on disk, "
+        f"about {format_bytes(plan['memory_bytes'])} of memory"
+    )
+    receipt = _build(
+        checkpoint, output_path, output, planes, seed,
+        calibration=calibration, max_ram=max_ram, replace=force,
+    )  # fmt: skip
+    output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+def _check_free(path: Path, force: bool) -> None:
+    if path.suffix != ".pliant":
+        raise UsageError(f"An artifact's name ends in .pliant; {path} does not.")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already; give --force to replace it, or another name.")
+
+
+def _plan(source: str, output_path: Path, planes: int, max_ram: int | None) -> dict[str, Any]:
+    """What a build will read and write; checks the whole checkpoint but its weights' values."""
+    from pliant.artifact import tensor_file_plan
+
+    checkpoint = _open_checkpoint(source)
+    # These need torch, whose absence the line above explains.
+    from pliant.recipes.build import BuildOptions
+    from pliant.recipes.memory_plan import plan_memory
+    from pliant.subnet import Subnet
+
+    defaults = BuildOptions()
+    limit = None if max_ram is None else MemoryLimit(max_ram)
+    spec = checkpoint.spec
+    files = tensor_file_plan(spec, planes)
+    return {
+        "checkpoint": str(checkpoint.folder),
+        "artifact": str(output_path),
+        "architecture": spec.architecture,
+        "parameters": Subnet.full(spec).num_parameters,
+        "planes": planes,
+        "artifact_bytes": sum(file.size for file in files.values()),
+        "memory_bytes": plan_memory(
+            spec, defaults.windows, min(defaults.window_tokens, spec.max_context), limit
+        ).total,
+    }
+
+
+def _open_checkpoint(source: str) -> Checkpoint:
+    try:
+        from pliant.models import Checkpoint
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError(
+            "Building needs torch, which is not installed: pip install 'pliant[torch]'. "
+            "Everything that is done with a finished artifact works without."
+        ) from error
+    return Checkpoint.open(source)
+
+
+def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
+    return [
+        ("would build", plan["artifact"]),
+        ("from", f"{plan['checkpoint']} ({plan['architecture']})"),
+        ("parameters", f"{plan['parameters']:,}"),
+        ("on disk", f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes"),
+        ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
+    ]
+
+
+def _build(
+    source: str, output_path: Path, output: Output, planes: int, seed: int, **arguments: Any
+) -> BuildReceipt:
+    from pliant.recipes.build import BuildOptions
+    from pliant.recipes.build import build as build_artifact
+
+    options = BuildOptions(planes=planes, seed=seed)
+
+    # A service stops jobs by SIGTERM; both ends are the same orderly, resumable stop.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with output.progress() as progress:
+            return build_artifact(
+                source, output_path, options=options, progress=progress, **arguments
+            )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
+    planes = "  ".join(
+        f"{count}: {loss / receipt.dense_loss - 1:+.2%}"
+        for count, loss in sorted(receipt.plane_losses.items())
+    )
+    announced = format_bytes(receipt.predicted_bytes)
+    return [
+        ("artifact", f"{receipt.artifact}, {format_bytes(receipt.artifact_bytes)}"),
+        ("parameters", f"{receipt.num_parameters:,}"),
+        ("dense loss", f"{receipt.dense_loss:.4f} nats per token of the calibration text"),
+        ("loss by planes", planes),
+        ("depths chosen by", receipt.depth_method),
+        ("took", format_seconds(receipt.seconds) + (", resumed" if receipt.was_resumed else "")),
+        ("peak memory", f"{format_bytes(receipt.peak_bytes)}, {announced} announced"),
+    ]

@@ -1,0 +1,90 @@
+"""Memory of a running subnet: weights read, cache of a context, scratch of the engine.
+
+All counts are bytes of what the engine itself holds; the interpreter around it is not counted.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pliant.bits import GROUP_COLUMNS, ceil_div
+from pliant.errors import UsageError
+from pliant.spec import ModelSpec
+from pliant.subnet import Subnet
+
+#: Original position (int32) and log-weight (float32) that every cache entry carries.
+_ENTRY_METADATA_BYTES = 8
+#: Float rows begin on a cache line of 16 floats.
+_ROW_FLOATS = 16
+
+
+class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What runs at once: `context` cached tokens of each of `sequences`, `chunk` tokens a step.
+
+    The default chunk of 1 is a decoding step. Prefill takes steps of many tokens and needs their
+    scratch for as long as it lasts; ask with a larger `chunk` what that is. `cache_value_bytes` is
+    2 for float16 caches and 4 for float32 ones.
+    """
+
+    context: int
+    sequences: int = 1
+    chunk: int = 1
+    cache_value_bytes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.context < 0 or self.sequences < 1 or self.chunk < 1:
+            raise UsageError(
+                f"A context of {self.context} tokens for {self.sequences} sequences in chunks of "
+                f"{self.chunk} cannot run; contexts are 0 or more, the others 1 or more."
+            )
+
+
+class MemoryCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bytes a subnet needs while it runs, by what they hold."""
+
+    weight_bytes: int
+    cache_bytes: int
+    scratch_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it; what a memory budget is compared with."""
+        return self.weight_bytes + self.cache_bytes + self.scratch_bytes
+
+
+def subnet_memory(subnet: Subnet, working: WorkingSet) -> MemoryCost:
+    """Exact weights and cache of `subnet`, and scratch for steps of `working.chunk` tokens."""
+    entries = working.sequences * working.context
+    cache = subnet.cache_bytes(entries, working.cache_value_bytes)
+    return MemoryCost(
+        weight_bytes=subnet.weight_bytes,
+        cache_bytes=cache + entries * _ENTRY_METADATA_BYTES,
+        scratch_bytes=scratch_bytes(subnet, working.chunk),
+    )
+
+
+def scratch_bytes(subnet: Subnet, chunk: int) -> int:
+    """Activations of a step of `chunk` tokens: fp32 rows and their int8 copies, one logit row.
+
+    Per token: residual, norm and output (hidden), query and attention output (query rows), key and
+    value, gate and up (neurons), cosines and sines; int8 copies of the rows that enter `q` and
+    `down`. Buffers of the product kernels, a few kB per thread, are left out.
+    """
+    spec, shape = subnet.spec, subnet.shape
+    hidden = spec.hidden_size
+    groups, neurons = max(shape.groups), max(shape.neurons)
+    query, key = groups * spec.group_size, groups * spec.head_dim
+    rows = (hidden, hidden, hidden, query, query, key, key, neurons, neurons)
+    floats = sum(ceil_div(row, _ROW_FLOATS) * _ROW_FLOATS for row in rows) + spec.head_dim
+    int8_groups = ceil_div(max(hidden, query), GROUP_COLUMNS) + ceil_div(neurons, GROUP_COLUMNS)
+    # A group is 64 codes with an fp32 scale and an int32 sum.
+    return chunk * (4 * floats + int8_groups * (GROUP_COLUMNS + 8)) + 4 * spec.vocab_size
+
+
+def artifact_bytes(spec: ModelSpec, planes: int) -> int:
+    """Bytes of planes, scales, norms and biases an artifact of `spec` stores with `planes` planes.
+
+    Headers, page padding, tokenizer and receipts come on top; they are under a percent of a model
+    worth compressing.
+    """
+    return Subnet.full(spec, planes).weight_bytes

@@ -1,0 +1,53 @@
+"""Bytes that one decoded token moves, and the speed no engine can pass on a given bandwidth.
+
+This is the roofline of decoding, where arithmetic is hidden behind memory. The operator graph with
+operations per class, prefill and calibrated estimates will be `costs/graph.py`; it extends
+`TokenTraffic` and leaves this bound as its limit for one token.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pliant.bits import plane_bytes, scale_bytes
+from pliant.errors import UsageError
+from pliant.subnet import Subnet
+
+
+class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bytes read and written to decode one token of one sequence, by what they hold."""
+
+    weight_bytes: int
+    cache_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All bytes of one token."""
+        return self.weight_bytes + self.cache_bytes
+
+
+def decode_traffic(subnet: Subnet, context: int, cache_value_bytes: int = 2) -> TokenTraffic:
+    """Traffic of one token behind `context` cached ones.
+
+    Every kept matrix is read once, of the embedding only the token's own row; the cache is read
+    over the part that each block's window shows and written by one entry.
+    """
+    spec = subnet.spec
+    weights = subnet.weight_bytes
+    rows, columns = spec.vocab_size, spec.hidden_size
+    embedding = subnet.bits.embedding * plane_bytes(rows, columns) + scale_bytes(rows, columns)
+    if not spec.tied_embeddings:
+        weights += embedding // rows - embedding
+    entries = 0
+    for groups, block in zip(subnet.shape.groups, subnet.shape.blocks, strict=True):
+        window = spec.block_windows[block]
+        seen = min(context, window) if window else context
+        entries += 2 * groups * spec.head_dim * (seen + 1)
+    return TokenTraffic(weight_bytes=weights, cache_bytes=entries * cache_value_bytes)
+
+
+def tokens_per_second_bound(traffic: TokenTraffic, bytes_per_second: float) -> float:
+    """Token/s at which `traffic` fills a read bandwidth of `bytes_per_second`."""
+    if not bytes_per_second > 0:
+        raise UsageError(f"A bandwidth is above 0 byte/s; {bytes_per_second} was given.")
+    return bytes_per_second / traffic.total_bytes

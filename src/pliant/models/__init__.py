@@ -1,0 +1,20 @@
+"""Torch side of a model: the checkpoint it comes from and the supernet it becomes."""
+
+from pliant.models.attention import KeyValueCache
+from pliant.models.checkpoint import Checkpoint, read_config
+from pliant.models.names import checkpoint_names
+from pliant.models.permutation import permuted_block
+from pliant.models.streamed import StreamedWeights, streamed_supernet, weight_units
+from pliant.models.supernet import Supernet
+
+__all__ = [
+    "Checkpoint",
+    "KeyValueCache",
+    "StreamedWeights",
+    "Supernet",
+    "checkpoint_names",
+    "permuted_block",
+    "read_config",
+    "streamed_supernet",
+    "weight_units",
+]

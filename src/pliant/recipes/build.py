@@ -1,0 +1,328 @@
+"""`build`: a checkpoint becomes an artifact. The whole story, one stage after another.
+
+    checkpoint → calibration tokens → width orders → depth paths → planes → sensitivities → golden
+
+Every stage leaves its result in the partial folder beside the artifact, so a build that was
+stopped, even by SIGKILL, goes on where it was and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import torch
+
+from pliant.artifact import (
+    Artifact,
+    ArtifactWriter,
+    CalibrationRecord,
+    Findings,
+    SourceRecord,
+    SpecialTokens,
+)
+from pliant.bits import EncodedMatrix, codecs
+from pliant.calibrate import find_depth_paths, find_width_orders, measure_sensitivities
+from pliant.errors import UsageError
+from pliant.evaluate import golden_json, record_golden
+from pliant.measurement import (
+    MemoryLimit,
+    Progress,
+    format_bytes,
+    format_seconds,
+    peak_memory_bytes,
+    silent,
+)
+from pliant.models import Checkpoint, Supernet, streamed_supernet
+from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
+from pliant.recipes.memory_plan import MemoryPlan, plan_memory
+from pliant.runtime import Engine, Tokenizer
+from pliant.sensitivities import Sensitivities
+from pliant.shape import (
+    DEPTH_METHODS,
+    WIDTH_METHODS,
+    DepthMethod,
+    DepthPath,
+    ShapeSpace,
+    WidthMethod,
+    WidthOrders,
+    losses_from_json,
+    losses_to_json,
+)
+from pliant.subnet import Subnet
+
+#: Files of a checkpoint that belong to its tokenizer or to how it is run.
+_COMPANIONS = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Everything that decides the bytes of an artifact, beside checkpoint and calibration text.
+
+    `min_blocks` is the fewest blocks a depth path keeps (None: half of them). `windows` windows of
+    `window_tokens` tokens each (at most the context) find the orders, as many others choose depths
+    and measure sensitivities.
+    """
+
+    planes: int = 8
+    codec: str = "uniform"
+    width_method: WidthMethod = "flap"
+    depth_methods: tuple[DepthMethod, ...] = ("amoeba", "greedy")
+    min_blocks: int | None = None
+    protect_first: int = 0
+    protect_last: int = 1
+    windows: int = 64
+    window_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.planes <= 8:
+            raise UsageError(f"{self.planes} planes asked for; an artifact stores 1 to 8.")
+        if self.codec not in codecs:
+            raise UsageError(f"There is no codec {self.codec!r}; choose one of {sorted(codecs)}.")
+        if self.width_method not in WIDTH_METHODS:
+            raise UsageError(
+                f"There is no width score {self.width_method!r}; there are {WIDTH_METHODS}."
+            )
+        if not self.depth_methods or not set(self.depth_methods) <= set(DEPTH_METHODS):
+            raise UsageError(f"Depth methods {self.depth_methods}; choose among {DEPTH_METHODS}.")
+        if self.windows < 1 or self.window_tokens < 2:
+            raise UsageError("Calibration needs one window of two tokens at least.")
+
+
+class BuildReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build made, what it measured, and what it took.
+
+    Losses are nats per token on the held-out half of the calibration text: of the dense model in
+    fp32, and of the stored planes by plane count. `peak_bytes` is the resident memory of the whole
+    process, `predicted_bytes` what was announced.
+    """
+
+    artifact: str
+    num_parameters: int
+    artifact_bytes: int
+    dense_loss: float
+    plane_losses: dict[int, float]
+    depth_method: str
+    seconds: float
+    peak_bytes: int
+    predicted_bytes: int
+    was_resumed: bool
+
+    def __str__(self) -> str:
+        return (
+            f"{self.artifact}: {self.num_parameters:,} parameters in "
+            f"{format_bytes(self.artifact_bytes)}, built in {format_seconds(self.seconds)}, "
+            f"peak memory {format_bytes(self.peak_bytes)}"
+        )
+
+
+def build(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    calibration: str | Path | None = None,
+    max_ram: str | int | None = None,
+    options: BuildOptions | None = None,
+    replace: bool = False,
+    progress: Progress = silent,
+) -> BuildReceipt:
+    """Make the artifact `output` (`X.pliant`) from a Hugging Face folder or hub id.
+
+    `calibration` is a UTF-8 text, plain or `.xz`, with documents separated by lines
+    `<|endoftext|>`; by default a packaged excerpt of public-domain books. `max_ram` (`"2GB"` or
+    bytes) bounds the resident memory of the process: weights are then streamed block by block.
+    `replace` allows `output` to exist and discards a partial build of other inputs.
+
+    Raises `UnsupportedError` before any weight is read where the model cannot be run,
+    `CheckpointError`, `DataError`, `OutOfSpaceError` and `UsageError` as their names say; whatever
+    happens, an existing `output` stays whole and finished work is taken up by the next call.
+    """
+    started = time.monotonic()
+    options = options or BuildOptions()
+    source = Checkpoint.open(checkpoint)
+    tokenizer = Tokenizer.load(source.folder)
+    tokens = calibration_windows(
+        source.spec, tokenizer, calibration, options.windows, options.window_tokens, options.seed
+    )
+    sequences, length = tokens.orders_BT.shape
+    memory = plan_memory(source.spec, sequences, length, _limit(max_ram))
+    fingerprint = source.fingerprint
+    inputs = repr((fingerprint, tokens.fingerprint, options))
+    writer = ArtifactWriter(
+        output, source.spec, options.codec, options.planes,
+        fingerprint=hashlib.sha256(inputs.encode()).hexdigest(), replace=replace,
+    )  # fmt: skip
+    with writer:
+        was_resumed = writer.is_resumed
+        record = SourceRecord(source.folder.name, fingerprint)
+        work = _Build(source, tokenizer, tokens, memory, options, writer, progress)
+        findings = work.run(record)
+        artifact = writer.finish(findings)
+    assert findings.sensitivities is not None and findings.default_depth_method is not None
+    return BuildReceipt(
+        artifact=str(output),
+        num_parameters=Subnet.full(source.spec).num_parameters,
+        artifact_bytes=artifact.num_bytes,
+        dense_loss=findings.sensitivities.dense_loss,
+        plane_losses=findings.sensitivities.planes,
+        depth_method=findings.default_depth_method,
+        seconds=time.monotonic() - started,
+        peak_bytes=peak_memory_bytes(),
+        predicted_bytes=memory.total,
+        was_resumed=was_resumed,
+    )
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One build: its inputs, and a method for each stage."""
+
+    source: Checkpoint
+    tokenizer: Tokenizer
+    tokens: CalibrationTokens
+    memory: MemoryPlan
+    options: BuildOptions
+    writer: ArtifactWriter
+    progress: Progress
+
+    def run(self, source: SourceRecord) -> Findings:
+        """All stages; what a run that was stopped has finished is taken from its folder."""
+        orders = self._stage("orders.json", WidthOrders, self._find_orders)
+        ordered = self._supernet(orders)
+        paths = self._stage("paths.json", dict[str, DepthPath], lambda: self._find_paths(ordered))
+        default = min(paths, key=lambda method: sum(paths[method].losses.values()))
+        self._write_weights(ordered)
+        companions = self._write_companions()
+        findings = Findings(
+            source=source,
+            tokens=SpecialTokens(self.tokenizer.bos_id, tuple(sorted(self.tokenizer.eos_ids))),
+            calibration=CalibrationRecord(
+                self.tokens.description, self.tokens.num_tokens, self.tokens.fingerprint
+            ),
+            depth_paths=paths,
+            default_depth_method=default,
+            tokenizer_files=companions,
+            orders=orders,
+        )
+        artifact = self.writer.preview(findings)
+        sensitivities = self._stage(
+            "sensitivities.json",
+            Sensitivities,
+            lambda: self._measure(ordered, paths[default], artifact),
+        )
+        self._write_golden(artifact)
+        return msgspec.structs.replace(findings, sensitivities=sensitivities)
+
+    def _stage(self, name: str, kind: type[Value], work: Callable[[], Value]) -> Value:
+        """The stored result of a stage, or that of doing it now."""
+        stored = self.writer.load_stage(name)
+        if stored is not None:
+            return msgspec.json.decode(stored, type=kind)
+        result = work()
+        self.writer.save_stage(name, msgspec.json.encode(result))
+        return result
+
+    def _supernet(self, orders: WidthOrders | None = None) -> Supernet:
+        """The dense model, streamed within the memory that weights were granted."""
+        return streamed_supernet(self.source.spec, self.source.tensor, self.memory.weights, orders)
+
+    def _find_orders(self) -> WidthOrders:
+        tokens_BT = torch.from_numpy(self.tokens.orders_BT)
+        return find_width_orders(
+            self._supernet(), tokens_BT, self.options.width_method, self.options.seed,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _find_paths(self, ordered: Supernet) -> dict[str, DepthPath]:
+        options = self.options
+        num_blocks = ordered.spec.num_blocks
+        protected = min(num_blocks, options.protect_first + options.protect_last)
+        fewest = options.min_blocks or max(num_blocks // 2, 1)
+        stored = self.writer.load_stage("depth_losses.json")
+        known = losses_from_json(msgspec.json.decode(stored)) if stored else None
+
+        def keep(losses: Mapping[tuple[int, ...], float]) -> None:
+            self.writer.save_stage("depth_losses.json", msgspec.json.encode(losses_to_json(losses)))
+
+        return find_depth_paths(
+            ordered,
+            torch.from_numpy(self.tokens.choices_BT),
+            options.depth_methods,
+            max(fewest, protected),
+            protect_first=min(options.protect_first, num_blocks),
+            protect_last=min(options.protect_last, num_blocks),
+            seed=options.seed,
+            cache_bytes=self.memory.state_bytes,
+            known=known,
+            on_round=keep,
+            progress=self.progress,
+        )
+
+    def _write_weights(self, ordered: Supernet) -> None:
+        """Encode every matrix that is not on disk yet, block by block."""
+        codec = codecs[self.options.codec].with_planes(self.options.planes)
+        shapes = ordered.spec.tensors()
+        for done, (name, shape) in enumerate(shapes.items()):
+            self.progress("encoding", done, len(shapes))
+            if self.writer.is_done(name):
+                continue
+            weight = ordered.weights[name].numpy()
+            if len(shape) == 2:
+                self.writer.write_matrix(name, codec.encode(weight, name))
+            else:
+                self.writer.write_vector(name, weight)
+        self.progress("encoding", len(shapes), len(shapes))
+
+    def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
+        """Held-out loss of each cut alone, the planes as they lie on disk."""
+        return measure_sensitivities(
+            ordered,
+            torch.from_numpy(self.tokens.choices_BT),
+            path.blocks,
+            codecs[self.options.codec].with_planes(self.options.planes),
+            widths=ShapeSpace.of(ordered.spec, path.blocks).widths,
+            encoded=lambda name: stored_matrix(artifact, name),
+            known_depths={choice.blocks: choice.loss for choice in path.choices},
+            progress=self.progress,
+        )
+
+    def _write_companions(self) -> tuple[str, ...]:
+        """Copy config and tokenizer; names of the files that belong to the tokenizer."""
+        folder = self.source.folder
+        self.writer.copy_file(folder / "config.json")
+        found = [name for name in _COMPANIONS if (folder / name).is_file()]
+        for name in found:
+            self.writer.copy_file(folder / name)
+        return tuple(found)
+
+    def _write_golden(self, artifact: Artifact) -> None:
+        """Logits that a copy of this artifact has to reproduce, computed by the engine."""
+        shortest = min(artifact.depth_path())
+        records = []
+        for address in ("", f"d{shortest}-w0.5-b{min(4, self.options.planes)}"):
+            with Engine(artifact, artifact.subnet(address)) as engine:
+                records.append(record_golden(engine, address, engine.kernels))
+        self.writer.write_file("golden.json", golden_json(records))
+
+
+def stored_matrix(artifact: Artifact, name: str) -> EncodedMatrix:
+    """A matrix of an artifact as its codec decodes it; views of the mapped files."""
+    rows, columns = artifact.spec.tensors()[name]
+    return EncodedMatrix(rows, columns, artifact.planes(name), artifact.scales(name))
+
+
+def _limit(max_ram: str | int | None) -> MemoryLimit | None:
+    if max_ram is None:
+        return None
+    return MemoryLimit.parse(max_ram) if isinstance(max_ram, str) else MemoryLimit(max_ram)

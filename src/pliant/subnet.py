@@ -1,0 +1,157 @@
+"""`Subnet`: one model out of the many in an artifact, as a value; exact counts; addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from pliant.bits import BitPlan, BlockBits, plane_bytes, scale_bytes
+from pliant.errors import UsageError
+from pliant.shape import SubnetShape
+from pliant.spec import BLOCK_MATRICES, ModelSpec
+
+
+class MatrixCut(msgspec.Struct, frozen=True):
+    """What a subnet reads of one stored matrix: its name and the prefix kept of each axis."""
+
+    name: str
+    rows: int
+    columns: int
+    planes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes read: planes and scales, padding to whole tiles and chunks included."""
+        planes = self.planes * plane_bytes(self.rows, self.columns)
+        return planes + scale_bytes(self.rows, self.columns)
+
+
+class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Spec, shape and bit plan: everything that decides what is computed from an artifact."""
+
+    spec: ModelSpec
+    shape: SubnetShape
+    bits: BitPlan
+
+    def __post_init__(self) -> None:
+        self.shape.check_against(self.spec)
+        if len(self.bits.blocks) != len(self.shape.blocks):
+            raise UsageError(
+                f"The bit plan is for {len(self.bits.blocks)} blocks, "
+                f"the shape keeps {len(self.shape.blocks)}."
+            )
+
+    @classmethod
+    def full(cls, spec: ModelSpec, planes: int = 8) -> Subnet:
+        """The full shape with `planes` planes of every matrix."""
+        return cls(spec, SubnetShape.full(spec), BitPlan.uniform(spec.num_blocks, planes))
+
+    def to_json(self) -> bytes:
+        """This subnet as readable JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Subnet:
+        """The subnet that `to_json` wrote; `UsageError` where the JSON is not one."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"This is not the JSON of a subnet: {error}.") from error
+
+    def matrices(self) -> Iterator[MatrixCut]:
+        """Every plane matrix a token's forward pass reads, named as in the artifact.
+
+        Tied embeddings appear once, at the larger plane count of embedding and head.
+        """
+        spec = self.spec
+        vocabulary = (spec.vocab_size, spec.hidden_size)
+        if spec.tied_embeddings:
+            planes = max(self.bits.embedding, self.bits.head)
+            yield MatrixCut("embedding", *vocabulary, planes)
+        else:
+            yield MatrixCut("embedding", *vocabulary, self.bits.embedding)
+            yield MatrixCut("head", *vocabulary, self.bits.head)
+        for place, block in enumerate(self.shape.blocks):
+            yield from self.block_matrices(place, block)
+
+    def block_matrices(self, place: int, block: int) -> Iterator[MatrixCut]:
+        """The seven matrices of the kept block number `place`, which is block `block`."""
+        groups, neurons = self.shape.groups[place], self.shape.neurons[place]
+        bits: BlockBits = self.bits.blocks[place]
+        for matrix in BLOCK_MATRICES:
+            rows, columns = self.spec.matrix_shape(matrix, groups, neurons)
+            yield MatrixCut(f"blocks.{block}.{matrix}", rows, columns, getattr(bits, matrix))
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of all kept matrices, norms and biases (tied embeddings once)."""
+        return sum(cut.rows * cut.columns for cut in self.matrices()) + self._num_vector_entries()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights this subnet holds in memory: planes, scales, fp32 norms and biases."""
+        return sum(cut.num_bytes for cut in self.matrices()) + 4 * self._num_vector_entries()
+
+    @property
+    def effective_bits(self) -> float:
+        """All stored bits, metadata and padding included, per parameter."""
+        return 8 * self.weight_bytes / self.num_parameters
+
+    def cache_bytes(self, tokens: int, bytes_per_value: int = 2) -> int:
+        """Bytes of keys and values of `tokens` cached tokens of one sequence."""
+        per_token = 2 * sum(self.shape.groups) * self.spec.head_dim
+        return per_token * tokens * bytes_per_value
+
+    def _num_vector_entries(self) -> int:
+        spec = self.spec
+        entries = spec.hidden_size
+        for groups, neurons in zip(self.shape.groups, self.shape.neurons, strict=True):
+            entries += (4 if spec.post_norms else 2) * spec.hidden_size
+            entries += 2 * spec.head_dim if spec.qk_norm else 0
+            for matrix in BLOCK_MATRICES:
+                if spec.has_bias(matrix):
+                    entries += spec.matrix_shape(matrix, groups, neurons)[0]
+        return entries
+
+
+_ADDRESS = re.compile(r"(?:d(?P<depth>\d+))?(?:-?w(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
+                      r"(?:-?e(?P<vocabulary>\d+))?")  # fmt: skip
+
+
+class CutAddress(msgspec.Struct, frozen=True):
+    """`d8-w0.75-b3-e4`: blocks kept, width ratio, planes, planes of embedding and head.
+
+    Parts left out mean all blocks, full width, all stored planes, and the default vocabulary
+    planes of `BitPlan.uniform`.
+    """
+
+    depth: int | None = None
+    width: float = 1.0
+    planes: int | None = None
+    vocabulary_planes: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> CutAddress:
+        """Read an address; the empty text is the full shape at all planes."""
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"{text!r} is not a subnet address; write it like d8-w0.75-b3, "
+                "where d is blocks kept, w the width ratio, b the planes, and any may be left out."
+            )
+        part = match.groupdict()
+        return cls(
+            depth=int(part["depth"]) if part["depth"] else None,
+            width=float(part["width"]) if part["width"] else 1.0,
+            planes=int(part["planes"]) if part["planes"] else None,
+            vocabulary_planes=int(part["vocabulary"]) if part["vocabulary"] else None,
+        )
+
+    def __str__(self) -> str:
+        parts = [f"d{self.depth}"] if self.depth is not None else []
+        parts += [f"w{self.width:g}"] if self.width != 1 else []
+        parts += [f"b{self.planes}"] if self.planes is not None else []
+        parts += [f"e{self.vocabulary_planes}"] if self.vocabulary_planes is not None else []
+        return "-".join(parts)

@@ -1,0 +1,54 @@
+"""The grid of shapes: distinct after rounding, largest first, addressed by depth and width."""
+
+from __future__ import annotations
+
+import pytest
+
+from pliant.errors import UsageError
+from pliant.shape import ShapeSpace, SubnetShape
+from pliant.spec import ModelSpec
+
+
+def make_spec(num_groups: int = 4, ffn_size: int = 512) -> ModelSpec:
+    return ModelSpec(
+        architecture="llama", vocab_size=97, hidden_size=48, num_blocks=5,
+        num_heads=2 * num_groups, num_groups=num_groups, head_dim=10, ffn_size=ffn_size,
+        max_context=64, attention_scale=10**-0.5,
+    )  # fmt: skip
+
+
+DEPTHS = {5: (0, 1, 2, 3, 4), 3: (0, 2, 4), 4: (0, 1, 2, 4)}
+
+
+def test_a_space_enumerates_depths_times_widths_once_each() -> None:
+    space = ShapeSpace.of(make_spec(), DEPTHS)
+    shapes = list(space)
+    assert len(shapes) == len(set(shapes)) == len(space) == 21
+    assert shapes[0] == SubnetShape.full(make_spec())
+    assert [depth for depth, _, _ in space.items()] == [5] * 7 + [4] * 7 + [3] * 7
+
+
+def test_widths_that_round_alike_are_offered_once_under_the_larger_ratio() -> None:
+    space = ShapeSpace.of(make_spec(num_groups=1, ffn_size=128), DEPTHS)
+    assert space.widths == (1.0, 0.625)
+    assert {shape.neurons[0] for shape in space} == {128, 64}
+
+
+def test_any_width_of_a_stored_depth_can_be_taken() -> None:
+    space = ShapeSpace.of(make_spec(), DEPTHS)
+    assert space.shape(3, 0.3).blocks == (0, 2, 4)
+    with pytest.raises(UsageError, match="the depths stored are 5, 4, 3"):
+        space.shape(2, 1.0)
+
+
+def test_spaces_that_contradict_themselves_are_refused() -> None:
+    spec = make_spec()
+    for depths, widths in (
+        ((), (1.0,)),
+        (((0, 1),), ()),
+        (((0,), (0, 1)), (1.0,)),
+        (((0, 9),), (1.0,)),
+        (((0, 1),), (0.5, 1.0)),
+    ):
+        with pytest.raises(UsageError):
+            ShapeSpace(spec, depths, widths)
