@@ -33,11 +33,30 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py
 
 docs: $(INSTALLED)  ## the generated parts of the documentation
 	$(BIN)/python -m pliant.cli.reference
 	$(BIN)/python benchmarks/tables.py
+
+sanitize: build/sanitize/_native.so  ## the native suite and a short fuzz run under ASan and UBSan
+	$(SANITIZED) $(BIN)/python tests/fuzz/fuzz_artifact.py --mutations 2000 --native $<
+
+fuzz: build/sanitize/_native.so  ## 100 000 damaged artifacts through the loader and the engine
+	$(SANITIZED) $(BIN)/python tests/fuzz/fuzz_artifact.py --mutations 100000 --jobs 2 --native $<
+
+# Python itself is not instrumented, so the runtimes come first; its own leaks are not ours.
+SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0
+
+build/sanitize/_native.so: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt cmake ninja nanobind
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Debug \
+	    -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g" -DPLIANT_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake --build build/sanitize --target _native
+	cp build/sanitize/_native.*.so $@
 
 clean:
 	rm -rf build .demo $(VENV)

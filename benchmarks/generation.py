@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "generation.json"
 
 #: True shapes: stories260K and stories15M (llama2.c), and Qwen2.5-0.5B as a llama.
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "260K": {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 5,
              "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 172},
     "15M": {"vocab_size": 32_000, "hidden_size": 288, "num_hidden_layers": 6,
@@ -122,7 +122,7 @@ def cases_of(name: str, planes: list[int], threads: list[int], length: Length) -
     config = transformers.LlamaConfig(
         **SHAPES[name], max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=None
     )
-    dense = transformers.LlamaForCausalLM(config).eval()
+    dense: Any = transformers.LlamaForCausalLM(config)
     spec = read_spec(config.to_dict())
     artifact = EncodedModel(spec, dict(dense.state_dict()))
     for count in threads:
@@ -132,7 +132,8 @@ def cases_of(name: str, planes: list[int], threads: list[int], length: Length) -
             traffic = decode_traffic(subnet, length.prompt + length.decode // 2).total_bytes
             yield Case(name, f"pliant, {kept} planes", count, engine_run(engine), traffic)
         yield Case(name, "torch fp32", count, torch_run(dense, count), 0)
-    half = transformers.LlamaForCausalLM(config).eval().to(torch.bfloat16)
+    half: Any = transformers.LlamaForCausalLM(config)
+    half = half.to(torch.bfloat16)
     for count in threads:
         yield Case(name, "torch bf16", count, torch_run(half, count), 0)
 
@@ -186,14 +187,19 @@ def measure(cases: list[Case], length: Length, rounds: int) -> list[dict[str, An
     for case, taken in zip(cases, samples, strict=True):
         first, decode = np.array(taken).T
         under = f"{case.model}, {case.runner}, {case.threads} threads"
-        line = {
-            "model": case.model, "runner": case.runner, "threads": case.threads,
-            "prefill": Measurement.of((length.prompt / first).tolist(), "token/s", "prefill", under),
-            "decode": Measurement.of((length.decode / decode).tolist(), "token/s", "decode", under),
-            "token_bytes": case.token_bytes,
-        }  # fmt: skip
-        print(line["decode"], "|", line["prefill"], flush=True)
-        lines.append(line)
+        prefill = Measurement.of((length.prompt / first).tolist(), "token/s", "prefill", under)
+        decoding = Measurement.of((length.decode / decode).tolist(), "token/s", "decode", under)
+        print(decoding, "|", prefill, flush=True)
+        lines.append(
+            {
+                "model": case.model,
+                "runner": case.runner,
+                "threads": case.threads,
+                "prefill": prefill,
+                "decode": decoding,
+                "token_bytes": case.token_bytes,
+            }
+        )
     return lines
 
 
@@ -203,7 +209,7 @@ def conditions(length: Length) -> dict[str, Any]:
     return {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "kernels": _native.kernels.best(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "prompt_tokens": length.prompt,
         "decode_tokens": length.decode,

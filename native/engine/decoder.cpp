@@ -110,12 +110,8 @@ DecoderMemory Decoder::memory() const {
   const std::lock_guard lock(mutex_);
   size_t vector_entries = weights_.final_norm.size();
   for (const BlockWeights& block : weights_.blocks) {
-    for (const auto* norm : {&block.attention_norm, &block.attention_post_norm, &block.q_norm,
-                             &block.k_norm, &block.mlp_norm, &block.mlp_post_norm})
-      vector_entries += norm->size();
-    for (const Linear* linear :
-         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
-      vector_entries += linear->bias.size();
+    for (const auto* norm : block.norms()) vector_entries += norm->size();
+    for (const Linear* linear : block.linears()) vector_entries += linear->bias.size();
   }
   size_t scratch = workspace_.size_bytes() + step_.size_bytes();
   for (const RopeTable& rope : ropes_) scratch += rope.size_bytes();

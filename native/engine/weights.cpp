@@ -71,8 +71,7 @@ size_t DecoderWeights::mapped_bytes() const {
     bytes += read_bytes(embedding, embedding.num_planes) + read_bytes(head, head.num_planes);
   }
   for (const BlockWeights& block : blocks)
-    for (const Linear* linear :
-         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+    for (const Linear* linear : block.linears())
       bytes += read_bytes(linear->matrix, linear->matrix.num_planes);
   return bytes;
 }
@@ -80,8 +79,7 @@ size_t DecoderWeights::mapped_bytes() const {
 size_t DecoderWeights::num_block_weights() const {
   size_t count = 0;
   for (const BlockWeights& block : blocks)
-    for (const Linear* linear :
-         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+    for (const Linear* linear : block.linears())
       count += size_t(linear->matrix.rows) * linear->matrix.columns;
   return count;
 }

@@ -1,6 +1,7 @@
 // What a decoder computes with: the numbers of its architecture and views of its weights.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,11 @@ struct BlockWeights {
   int window = 0;     // tokens visible, the token itself included; 0 shows all
   Linear q, k, v, o, gate, up, down;
   std::vector<float> attention_norm, attention_post_norm, q_norm, k_norm, mlp_norm, mlp_post_norm;
+
+  std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  std::array<const std::vector<float>*, 6> norms() const {
+    return {&attention_norm, &attention_post_norm, &q_norm, &k_norm, &mlp_norm, &mlp_post_norm};
+  }
 };
 
 struct DecoderWeights {

@@ -5,12 +5,15 @@
 namespace pliant {
 namespace {
 
+// Of every step up to `tokens`: kernels change their method with the number of tokens.
 size_t kernel_scratch(const Kernels& kernels, const DecoderWeights& weights, int tokens) {
-  size_t most = kernels.planes_int8_scratch(weights.head, tokens);
-  for (const BlockWeights& block : weights.blocks)
-    for (const Linear* linear :
-         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
-      most = std::max(most, kernels.planes_int8_scratch(linear->matrix, tokens));
+  size_t most = 0;
+  for (int count = 1; count <= tokens; ++count) {
+    most = std::max(most, kernels.planes_int8_scratch(weights.head, count));
+    for (const BlockWeights& block : weights.blocks)
+      for (const Linear* linear : block.linears())
+        most = std::max(most, kernels.planes_int8_scratch(linear->matrix, count));
+  }
   return most;
 }
 
@@ -34,6 +37,7 @@ void Workspace::reserve(const Kernels& kernels, const DecoderConfig& config,
     lanes[lane].quantized.reserve(tokens, std::max(config.hidden_size, query_size));
   }
   if (tokens <= tokens_) return;
+  tokens_ = 0;  // should memory run out below, the next step begins again
   query.reserve(tokens, query_size);
   key.reserve(tokens, key_size);
   value.reserve(tokens, key_size);

@@ -1,4 +1,6 @@
 // The table of the AVX-512 VNNI path.
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx512.h"
@@ -11,16 +13,18 @@ namespace {
 
 void planes_int8(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin, int tile_end,
                  float* y, size_t y_stride, void* scratch) {
-  if (x.tokens == 1) {
-    multiply_one_token_avx512(matrix, x, tile_begin, tile_end, y, static_cast<float*>(scratch));
+  if (few_tokens(matrix.num_planes, x.tokens)) {
+    multiply_few_tokens_avx512(matrix, x, tile_begin, tile_end, y, y_stride,
+                               static_cast<float*>(scratch));
   } else {
     multiply_token_blocks_avx512(matrix, x, tile_begin, tile_end, y, y_stride, scratch);
   }
 }
 
+// Holds for every number of planes, so that the scratch of a full matrix serves its cuts.
 size_t planes_int8_scratch(const PlaneMatrix& matrix, int tokens) {
-  if (tokens == 1) return 2 * sizeof(float) * size_t(matrix.groups());
-  return token_blocks_scratch_avx512(matrix, tokens);
+  const size_t few = 2 * sizeof(float) * size_t(matrix.groups()) * size_t(std::min(tokens, kMostFewTokens));
+  return std::max(few, token_blocks_scratch_avx512(matrix, tokens));
 }
 
 using Vectors = VectorKernels<Avx512>;

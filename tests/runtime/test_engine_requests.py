@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +122,19 @@ class TestRequest:
             engine.new_cache(4)
         with pytest.raises(UsageError, match="closed"):
             engine.memory()
+
+    def test_interrupting_a_long_prompt(self, engine: Engine) -> None:
+        """Ctrl-C is heard between steps, and the cache is then as before or as after."""
+        cache, tokens = engine.new_cache(600), np.zeros(600, np.int32)
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.05, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        deadline = time.monotonic() + 30
+        with pytest.raises(KeyboardInterrupt):
+            while time.monotonic() < deadline:
+                engine.forward_chunk([Chunk(tokens, cache, logits="none")])
+                cache.truncate(0)
+        assert cache.length in (0, 600)
 
     def test_several_python_threads(self, engine: Engine) -> None:
         expected = engine.forward_chunk([Chunk([1, 2, 3], engine.new_cache(3))])[0]
