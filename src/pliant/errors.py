@@ -1,17 +1,17 @@
 """The error tree. Every message says what was asked, what was found, and what to do.
 
-    PliantError                exit 1   anything that went wrong in a foreseen way
-    ├── UsageError             exit 2   the request itself makes no sense
-    ├── DoesNotFitError        exit 3   no subnet satisfies the budget
-    ├── QualityFloorError      exit 4   a measured loss is worse than the bound asked for
-    ├── UnsupportedError       exit 5   an architecture, format or feature pliant cannot handle
-    ├── VerificationError      exit 6   bytes or logits are not what the receipt says
-    ├── CheckpointError        exit 1   a source checkpoint is missing, damaged or contradictory
-    ├── ArtifactError          exit 1   an artifact is missing, damaged or hostile
-    ├── DataError              exit 1   text or token data cannot be used
-    ├── GenerationError        exit 1   a prompt or an option cannot be generated from
-    ├── OutOfSpaceError        exit 1   the disk or the memory granted is too small
-    └── InterruptedJobError    exit 75  stopped on request; running it again goes on from there
+PliantError                exit 1   anything that went wrong in a foreseen way
+├── UsageError             exit 2   the request itself makes no sense
+├── DoesNotFitError        exit 3   no subnet satisfies the budget
+├── QualityFloorError      exit 4   a measured loss is worse than the bound asked for
+├── UnsupportedError       exit 5   an architecture, format or feature pliant cannot handle
+├── VerificationError      exit 6   bytes or logits are not what the receipt says
+├── CheckpointError        exit 1   a source checkpoint is missing, damaged or contradictory
+├── ArtifactError          exit 1   an artifact is missing, damaged or hostile
+├── DataError              exit 1   text or token data cannot be used
+├── GenerationError        exit 1   a prompt or an option cannot be generated from
+├── OutOfSpaceError        exit 1   the disk or the memory granted is too small
+└── InterruptedJobError    exit 75  stopped on request; running it again goes on from there
 """
 
 from __future__ import annotations

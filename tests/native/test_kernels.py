@@ -291,7 +291,14 @@ def test_thread_counts_are_checked(threads: int) -> None:
     matrix = stored_matrix(np.random.default_rng(0), 1, 32, 32, 32)
     with pytest.raises(ValueError, match="threads"):
         kernels.planes_int8(
-            "scalar", matrix.planes, matrix.scales, 32, 32, 32, np.ones((1, 32), np.float32), threads
+            "scalar",
+            matrix.planes,
+            matrix.scales,
+            32,
+            32,
+            32,
+            np.ones((1, 32), np.float32),
+            threads,
         )
 
 

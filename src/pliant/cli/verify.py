@@ -15,7 +15,7 @@ from pliant.cli.output import Output, facts
 from pliant.measurement import Progress, format_bytes
 
 if TYPE_CHECKING:
-    from pliant.evaluate import GoldenCheck
+    from pliant.evaluate import Activations, GoldenCheck
     from pliant.runtime import TokenModel
 
 Shallow = Annotated[
@@ -67,8 +67,8 @@ def _verify_golden(path: Path, threads: int | None, progress: Progress) -> list[
     with open_artifact(path) as model:
 
         @contextmanager
-        def open_model(address: str) -> Iterator[TokenModel]:
-            with model.engine(address, threads=threads) as engine:
+        def open_model(address: str, activations: Activations) -> Iterator[TokenModel]:
+            with model.engine(address, threads=threads, activations=activations) as engine:
                 yield engine.engine
 
         kernels = model.engine().engine.kernels
@@ -81,5 +81,8 @@ def _golden_line(golden: list[GoldenCheck]) -> str:
     prompts = sum(check.prompts for check in golden)
     if all(check.bitwise for check in golden):
         return f"{prompts} prompts, equal in every bit"
-    worst = max(check.worst for check in golden)
-    return f"{prompts} prompts, within {worst:.2%} of their RMS ({golden[0].tolerance:.2%} allowed)"
+    nearest = max(golden, key=lambda check: check.worst / check.tolerance)
+    return (
+        f"{prompts} prompts, within {nearest.worst:.2%} of their RMS "
+        f"({nearest.tolerance:.2%} allowed)"
+    )

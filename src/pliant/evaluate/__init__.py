@@ -2,6 +2,7 @@
 
 from pliant.evaluate.divergence import Divergence, divergence, kl_nats
 from pliant.evaluate.golden import (
+    Activations,
     GoldenCheck,
     GoldenPrompt,
     GoldenRecord,
@@ -15,6 +16,7 @@ from pliant.evaluate.speed import Speed, measure_speed
 from pliant.evaluate.text_loss import TextLoss, evaluate_text, token_nats
 
 __all__ = [
+    "Activations",
     "Divergence",
     "GoldenCheck",
     "GoldenPrompt",

@@ -49,16 +49,7 @@ def measure_speed(
     numbers hold for, such as `2 threads, avx2`. Raises `UsageError` for counts below 1 or beyond
     the model's context.
     """
-    if min(prompt_tokens, decode_tokens, runs) < 1:
-        raise UsageError(
-            f"{runs} runs of {prompt_tokens} + {decode_tokens} tokens were asked for; each must "
-            "be at least 1."
-        )
-    if prompt_tokens + decode_tokens > model.max_context:
-        raise UsageError(
-            f"{prompt_tokens} + {decode_tokens} tokens were asked for; the model's context is "
-            f"{model.max_context}."
-        )
+    _check_counts(model, prompt_tokens, decode_tokens, runs)
     prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens, np.int32)
     samples = []
     for run in range(runs + 1):
@@ -81,6 +72,19 @@ def measure_speed(
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
     )
+
+
+def _check_counts(model: TokenModel, prompt_tokens: int, decode_tokens: int, runs: int) -> None:
+    if min(prompt_tokens, decode_tokens, runs) < 1:
+        raise UsageError(
+            f"{runs} runs of {prompt_tokens} + {decode_tokens} tokens were asked for; each must "
+            "be at least 1."
+        )
+    if prompt_tokens + decode_tokens > model.max_context:
+        raise UsageError(
+            f"{prompt_tokens} + {decode_tokens} tokens were asked for; the model's context is "
+            f"{model.max_context}."
+        )
 
 
 def _one_run(

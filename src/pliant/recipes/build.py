@@ -29,7 +29,7 @@ from pliant.artifact import (
 from pliant.bits import EncodedMatrix, codecs
 from pliant.calibrate import find_depth_paths, find_width_orders, measure_sensitivities
 from pliant.errors import UsageError
-from pliant.evaluate import golden_json, record_golden
+from pliant.evaluate import Activations, golden_json, record_golden
 from pliant.measurement import (
     MemoryLimit,
     Progress,
@@ -310,9 +310,13 @@ class _Build:
         """Logits that a copy of this artifact has to reproduce, computed by the engine."""
         shortest = min(artifact.depth_path())
         records = []
-        for address in ("", f"d{shortest}-w0.5-b{min(4, self.options.planes)}"):
-            with Engine(artifact, artifact.subnet(address)) as engine:
-                records.append(record_golden(engine, address, engine.kernels))
+        small = f"d{shortest}-w0.5-b{min(4, self.options.planes)}"
+        runs: tuple[tuple[str, Activations], ...] = (
+            ("", "float32"), ("", "int8"), (small, "float32"), (small, "int8"),
+        )  # fmt: skip
+        for address, activations in runs:
+            with Engine(artifact, artifact.subnet(address), activations=activations) as engine:
+                records.append(record_golden(engine, address, engine.kernels, activations))
         self.writer.write_file("golden.json", golden_json(records))
 
 

@@ -98,7 +98,7 @@ class DemoConfig:
     state: Path = Path(".demo/train")
     shape: DemoShape = DemoShape()
     tokens: int | None = None
-    stages: tuple[Stage, ...] = (Stage(0.095, 128), Stage(0.85, 256), Stage(1.0, 512))
+    stages: tuple[Stage, ...] = (Stage(0.095, 128), Stage(0.94, 256), Stage(1.0, 512))
     children_share: float = 0.59
     batch_tokens: int = 8192
     micro_tokens: int = 1024
