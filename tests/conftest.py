@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ SHARED = ROOT.parent / "shared"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Shells start background jobs with Ctrl-C ignored, which processes of tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_random_checkpoint(folder: Path, seed: int = 0, **changes: object) -> Path:

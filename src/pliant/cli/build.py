@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,13 +155,14 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
 def _build(
     source: str, output_path: Path, output: Output, planes: int, seed: int, **arguments: Any
 ) -> BuildReceipt:
-    from pliant.recipes.build import BuildOptions
-    from pliant.recipes.build import build as build_artifact
+    previous = signal.getsignal(signal.SIGTERM)
+    with _stops_held_back():
+        from pliant.recipes.build import BuildOptions
+        from pliant.recipes.build import build as build_artifact
 
+        # A service stops jobs by SIGTERM; both ends are the same orderly, resumable stop.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = BuildOptions(planes=planes, seed=seed)
-
-    # A service stops jobs by SIGTERM; both ends are the same orderly, resumable stop.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with output.progress() as progress:
             return build_artifact(
@@ -167,6 +170,16 @@ def _build(
             )
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _stops_held_back() -> Iterator[None]:
+    """Deliver SIGINT and SIGTERM afterwards: an interrupted import of torch fails in odd ways."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:

@@ -28,7 +28,7 @@ class DemoShape:
     head_dim: int = 16
     ffn_size: int = 192
     vocab_size: int = 1024
-    context: int = 512
+    context: int = 256
 
     def huggingface_config(self) -> dict[str, Any]:
         """The `config.json` that `transformers` loads as a `LlamaForCausalLM`."""
@@ -98,7 +98,7 @@ class DemoConfig:
     state: Path = Path(".demo/train")
     shape: DemoShape = DemoShape()
     tokens: int | None = None
-    stages: tuple[Stage, ...] = (Stage(0.095, 128), Stage(0.94, 256), Stage(1.0, 512))
+    stages: tuple[Stage, ...] = (Stage(0.095, 128), Stage(1.0, 256))
     children_share: float = 0.59
     batch_tokens: int = 8192
     micro_tokens: int = 1024

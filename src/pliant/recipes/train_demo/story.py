@@ -79,8 +79,11 @@ def _train(rank: int, config: DemoConfig, meeting: str, progress: Progress) -> N
         distributed.init_process_group(
             "gloo", init_method=meeting, rank=rank, world_size=config.processes
         )
-    with StopRequest() as stop:
-        trainer = Trainer(config, prepare_corpus(config), rank)
-        trainer.run(stop, progress if rank == 0 else silent)
-    if config.processes > 1:
-        distributed.destroy_process_group()
+    try:
+        with StopRequest() as stop:
+            trainer = Trainer(config, prepare_corpus(config), rank)
+            trainer.run(stop, progress if rank == 0 else silent)
+    finally:
+        torch.set_flush_denormal(False)
+        if config.processes > 1:
+            distributed.destroy_process_group()
