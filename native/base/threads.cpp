@@ -112,14 +112,21 @@ ThreadPool::ThreadPool(int threads) : size_(threads) {
   const bool own_cpus = size_t(threads) <= cpus.size();
   num_spins_ = own_cpus ? kNumSpins : 0;
   threads_.reserve(size_t(threads) - 1);
-  for (int worker = 1; worker < threads; ++worker) {
-    threads_.emplace_back(&ThreadPool::run_worker, this, worker);
-    // The caller keeps its own affinity: the scheduler moves it off the CPUs taken here.
-    if (own_cpus) pin_to(threads_.back(), cpus[size_t(worker)]);
+  try {
+    for (int worker = 1; worker < threads; ++worker) {
+      threads_.emplace_back(&ThreadPool::run_worker, this, worker);
+      // The caller keeps its own affinity: the scheduler moves it off the CPUs taken here.
+      if (own_cpus) pin_to(threads_.back(), cpus[size_t(worker)]);
+    }
+  } catch (...) {  // the system has no more threads: end those that began
+    stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

@@ -60,6 +60,7 @@ class ThreadPool {
   void run_phase(Phase phase, void* function);
   void run_worker(int worker);
   void run_guarded(int worker);
+  void stop();
 
   const int size_;
   int num_spins_ = 0;

@@ -61,7 +61,9 @@ struct Attention {
       });
       for_each_vector<Simd>(call.head_dim, [&](int d, auto count) PLIANT_BODY {
         const Float query = load_some<Simd>(call.query + d, count);
-        unroll<4>([&](auto n) PLIANT_BODY { dots[n] = Simd::fma(query, load(rows[n] + d, count), dots[n]); });
+        unroll<4>([&](auto n) PLIANT_BODY {
+          dots[n] = Simd::fma(query, load(rows[n] + d, count), dots[n]);
+        });
       });
       Simd::sum4(dots, block.weights + i);
     }
@@ -113,11 +115,13 @@ struct Attention {
     for (int i = 0; i < size; ++i) {
       const Element* row = values + size_t(block.entries[i]) * size_t(call.head_dim);
       const Float weight = Simd::set(block.weights[i]);
-      unroll<kVectors>(
-          [&](auto n) PLIANT_BODY { sums[n] = Simd::fma(weight, load(row + n * kLanes, count), sums[n]); });
+      unroll<kVectors>([&](auto n) PLIANT_BODY {
+        sums[n] = Simd::fma(weight, load(row + n * kLanes, count), sums[n]);
+      });
     }
-    unroll<kVectors>(
-        [&](auto n) PLIANT_BODY { store_some<Simd>(call.output + d + n * kLanes, sums[n], count); });
+    unroll<kVectors>([&](auto n) PLIANT_BODY {
+      store_some<Simd>(call.output + d + n * kLanes, sums[n], count);
+    });
   }
 
   static void multiply_values(const AttentionCall& call, const AttentionBlock& block, int size,

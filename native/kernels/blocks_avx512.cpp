@@ -1,9 +1,10 @@
 // Planes times int8 activations of many tokens with AVX-512 VNNI: bound by arithmetic.
 //
 // Up to kSuperTokens tokens and kSpanColumns columns at a time, the activations are packed in the
-// order the inner loop reads them and stay in the second-level cache. Against them, tile by tile,
-// the planes are unpacked once to bytes, and a block of 32 rows x up to 12 tokens is kept in 24
-// registers: one load of codes serves 12 tokens, one broadcast serves 32 rows.
+// order the inner loop reads them, so that no two lines meet in one cache set, and stay in the
+// second-level cache. Against them, tile by tile, the planes are unpacked once to bytes, and a
+// block of 32 rows x up to 12 tokens is kept in 24 registers: one load of codes serves 12 tokens,
+// one broadcast serves 32 rows.
 //
 // Arithmetic as in planes_avx512.cpp; with up to 7 planes the bytes hold 2 * code, so that the
 // accumulators start at (1 - 2^planes) * sum and need nothing added at the end.
@@ -28,16 +29,16 @@ constexpr int kSuperTokens = 192;  // 384 KiB of packed activations
 
 // One block of tokens over one span of groups, packed.
 struct Block {
-  const int32_t* activations;  // [group][quad][token]
-  const int32_t* starts;       // [group][token]
-  const float* zeros;          // [group][token], used with 8 planes only
-  const float* scales;         // [group][token]
+  const int8_t* activations;  // [group][token][64 columns]
+  const int32_t* starts;      // [group][token]
+  const float* zeros;         // [group][token], used with 8 planes only
+  const float* scales;        // [group][token]
 };
 
 // Where the parts of the scratch lie; all offsets are multiples of 64 bytes.
 struct Scratch {
   uint8_t* codes;  // [group of the span][quad][32 rows][4 columns]
-  int32_t* activations;
+  int8_t* activations;
   int32_t* starts;
   float* zeros;
   float* scales;
@@ -48,21 +49,20 @@ struct Scratch {
     const size_t span = size_t(std::min(groups, kSpanGroups));
     const size_t num_tokens = size_t(std::min(tokens, kSuperTokens));
     const size_t num_factors = (span * num_tokens + 15) / 16 * 16;
-    uint8_t* next = static_cast<uint8_t*>(memory);
-    const auto take = [&next](size_t bytes) { return std::exchange(next, next + bytes); };
-    codes = take(span * kGroupCodeBytes);
-    activations = reinterpret_cast<int32_t*>(take(span * num_tokens * kGroupColumns));
-    starts = reinterpret_cast<int32_t*>(take(num_factors * sizeof(int32_t)));
-    zeros = reinterpret_cast<float*>(take(num_factors * sizeof(float)));
-    scales = reinterpret_cast<float*>(take(num_factors * sizeof(float)));
-    sums = reinterpret_cast<float*>(take(sizeof(float) * kBlockTokens * kTileRows));
-    num_bytes = size_t(next - static_cast<uint8_t*>(memory));
+    num_bytes = 0;
+    // `memory` may be null, to learn the size.
+    const auto take = [&]<typename T>(T*& part, size_t size) {
+      part = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(memory) + num_bytes);
+      num_bytes += size * sizeof(T);
+    };
+    take(codes, span * kGroupCodeBytes);
+    take(activations, span * num_tokens * kGroupColumns);
+    take(starts, num_factors);
+    take(zeros, num_factors);
+    take(scales, num_factors);
+    take(sums, size_t(kBlockTokens * kTileRows));
   }
 };
-
-PLIANT_INLINE void dot_step(Int& sum, Int codes, Int activations) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(activations));
-}
 
 // Blocks of equal size serve tokens better than full ones and a small rest.
 struct Blocks {
@@ -99,7 +99,7 @@ void multiply_block(const uint8_t* codes, const Block& block, const uint16_t* ro
                     int groups, float* sums) {
   // A dot step takes 5 cycles and two can start in each: few tokens need twice the chains.
   constexpr int kChains = kTokens < 5 ? 2 : 1;
-  const int32_t* activations = block.activations;
+  const int8_t* activations = block.activations;
   for (int group = 0; group < groups; ++group) {
     Int low[kChains][kTokens], high[kChains][kTokens];
     unroll<kTokens>([&](auto token) PLIANT_BODY {
@@ -112,14 +112,16 @@ void multiply_block(const uint8_t* codes, const Block& block, const uint16_t* ro
         const Int low_rows = _mm512_load_si512(codes);
         const Int high_rows = _mm512_load_si512(codes + 64);
         unroll<kTokens>([&](auto token) PLIANT_BODY {
-          const Int four = Simd::set32(activations[token]);
-          dot_step(low[chain][token], low_rows, four);
-          dot_step(high[chain][token], high_rows, four);
+          int32_t four;
+          std::memcpy(&four, activations + token * kGroupColumns + chain * 4, 4);
+          dot_step(low[chain][token], low_rows, Simd::set32(four));
+          dot_step(high[chain][token], high_rows, Simd::set32(four));
         });
         codes += 2 * 64;
-        activations += kTokens;
       });
+      activations += 4 * kChains;
     }
+    activations += (kTokens - 1) * kGroupColumns;
     const __m512 low_scale = Simd::load_half(row_scales + group * kTileRows);
     const __m512 high_scale = Simd::load_half(row_scales + group * kTileRows + 16);
     unroll<kTokens>([&](auto token) PLIANT_BODY {
@@ -141,6 +143,8 @@ void multiply_block(const uint8_t* codes, const Block& block, const uint16_t* ro
       _mm512_store_ps(out + 16, _mm512_fmadd_ps(high_dot, _mm512_mul_ps(high_scale, scale),
                                                 _mm512_load_ps(out + 16)));
     });
+    // Keeps gcc from holding the sums on the stack beside their place.
+    asm volatile("" ::: "memory");
   }
 }
 
@@ -184,10 +188,7 @@ void pack_activations(const PlaneMatrix& matrix, const Int8Activations& x, const
         scratch.zeros[factor] = -127.5f * float(x.sums[from]);
         scratch.scales[factor] = (doubled ? 0.5f * step : step) * x.scales[from];
         const int8_t* codes = x.codes + from * kGroupColumns;
-        int32_t* quads = scratch.activations + (base + size_t(group * size)) * kQuads + token;
-        for (int quad = 0; quad < kQuads; ++quad) {
-          std::memcpy(quads + quad * size, codes + quad * 4, 4);
-        }
+        std::memcpy(scratch.activations + factor * kGroupColumns, codes, kGroupColumns);
       }
     }
   }
@@ -207,19 +208,35 @@ void store_sums(const float* sums, int tokens, int num_rows, float* y, size_t y_
   }
 }
 
+// Brings a share of the planes that the next tile will unpack into the second-level cache.
+void prefetch_share(const PlaneMatrix& matrix, const Part& part, int tile, int share,
+                    int num_shares) {
+  const size_t begin = size_t(part.group_begin) * 2 * kChunkBytes;
+  const size_t lines =
+      size_t(std::min(part.group_end * 2, matrix.chunks())) * kChunkBytes / 64 - begin / 64;
+  const size_t first = lines * size_t(share) / size_t(num_shares);
+  const size_t last = lines * size_t(share + 1) / size_t(num_shares);
+  for (int plane = 0; plane < matrix.num_planes; ++plane) {
+    const uint8_t* from =
+        matrix.planes[size_t(plane)] + size_t(tile) * matrix.tile_stride_bytes() + begin;
+    for (size_t line = first; line < last; ++line) _mm_prefetch(from + line * 64, _MM_HINT_T1);
+  }
+}
+
 template <int kPlanes>
-void multiply_part(const PlaneMatrix& matrix, const Part& part, int tile, const Scratch& scratch,
-                   float* y, size_t y_stride) {
+void multiply_part(const PlaneMatrix& matrix, const Part& part, int tile, int tile_end,
+                   const Scratch& scratch, float* y, size_t y_stride) {
   unpack_span<kPlanes>(matrix, tile, part.group_begin, part.group_end, scratch.codes);
   const uint16_t* row_scales = matrix.scales + size_t(tile) * matrix.tile_stride_scales() +
                                size_t(part.group_begin) * kTileRows;
   const int num_rows = std::min(matrix.rows - tile * kTileRows, kTileRows);
   const Blocks blocks{part.count};
   for (int block = 0; block < blocks.count(); ++block) {
+    if (tile + 1 < tile_end) prefetch_share(matrix, part, tile + 1, block, blocks.count());
     const int begin = blocks.begin(block);
     const int size = blocks.begin(block + 1) - begin;
     const size_t base = size_t(begin) * size_t(part.groups());
-    const Block packed{scratch.activations + base * kQuads, scratch.starts + base,
+    const Block packed{scratch.activations + base * kGroupColumns, scratch.starts + base,
                        scratch.zeros + base, scratch.scales + base};
     float* out = y + size_t(part.token + begin) * y_stride + size_t(tile) * kTileRows;
     std::memset(scratch.sums, 0, sizeof(float) * size_t(size) * kTileRows);
@@ -246,7 +263,7 @@ void multiply_token_blocks_avx512(const PlaneMatrix& matrix, const Int8Activatio
       pack_activations(matrix, x, part, scratch);
       with_planes(matrix.num_planes, [&](auto planes) PLIANT_BODY {
         for (int tile = tile_begin; tile < tile_end; ++tile) {
-          multiply_part<planes>(matrix, part, tile, scratch, y, y_stride);
+          multiply_part<planes>(matrix, part, tile, tile_end, scratch, y, y_stride);
         }
       });
     }

@@ -23,7 +23,8 @@ void planes_int8(const PlaneMatrix& matrix, const Int8Activations& x, int tile_b
 
 // Holds for every number of planes, so that the scratch of a full matrix serves its cuts.
 size_t planes_int8_scratch(const PlaneMatrix& matrix, int tokens) {
-  const size_t few = 2 * sizeof(float) * size_t(matrix.groups()) * size_t(std::min(tokens, kMostFewTokens));
+  const size_t few =
+      2 * sizeof(float) * size_t(matrix.groups()) * size_t(std::min(tokens, kMostFewTokens));
   return std::max(few, token_blocks_scratch_avx512(matrix, tokens));
 }
 
@@ -32,9 +33,9 @@ using Vectors = VectorKernels<Avx512>;
 }  // namespace
 
 const Kernels kAvx512VnniKernels = {
-    "avx512",           Vectors::quantize, planes_int8,       planes_int8_scratch,
-    planes_f32<Avx512>, decode_row_scalar, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,     Vectors::add,      Vectors::store,    attend<Avx512>,
+    "avx512",           Vectors::quantize,   planes_int8,       planes_int8_scratch,
+    planes_f32<Avx512>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
+    Vectors::gated,     Vectors::add,        Vectors::store,    attend<Avx512>,
 };
 
 }  // namespace pliant

@@ -12,9 +12,9 @@ using Vectors = VectorKernels<Neon>;
 }
 
 const Kernels kNeonKernels = {
-    "neon",           Vectors::quantize, planes_int8<Neon>, planes_int8_scratch<Neon>,
-    planes_f32<Neon>, decode_row_scalar, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,      Vectors::store,    attend<Neon>,
+    "neon",           Vectors::quantize,   planes_int8<Neon>, planes_int8_scratch<Neon>,
+    planes_f32<Neon>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
+    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Neon>,
 };
 
 }  // namespace pliant

@@ -133,6 +133,14 @@ void planes_f32(const PlaneMatrix& matrix, const float* x, int tokens, size_t x_
   }
 }
 
+void decode_row(const PlaneMatrix& matrix, int row, float* y) {
+  const Place place(row);
+  for (int column = 0; column < matrix.columns; ++column) {
+    y[column] = scale_at(matrix, place, column / kGroupColumns) *
+                midpoint(matrix, code_at(matrix, place, column));
+  }
+}
+
 void rms_norm(const float* x, const float* weight, float offset, float epsilon, int size,
               float* y) {
   double squares = 0.0;
@@ -225,19 +233,8 @@ void attend(const AttentionCall& call) {
 
 }  // namespace
 
-void decode_row_scalar(const PlaneMatrix& matrix, int row, float* y) {
-  const Place place(row);
-  for (int column = 0; column < matrix.columns; ++column) {
-    y[column] = scale_at(matrix, place, column / kGroupColumns) *
-                midpoint(matrix, code_at(matrix, place, column));
-  }
-}
-
-const Kernels kScalarKernels = {"scalar",    quantize,
-                                planes_int8, planes_int8_scratch,
-                                planes_f32,  decode_row_scalar,
-                                rms_norm,    rotate,
-                                gated,       add,
-                                store,       attend};
+const Kernels kScalarKernels = {"scalar",   quantize,   planes_int8, planes_int8_scratch,
+                                planes_f32, decode_row, rms_norm,    rotate,
+                                gated,      add,        store,       attend};
 
 }  // namespace pliant

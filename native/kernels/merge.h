@@ -106,8 +106,9 @@ PLIANT_INLINE void for_each_field(const uint8_t* const* planes, size_t offset, B
   if constexpr (kPlanes <= kNibblePlanes) {
     Int carriers[slot_bits(kPlanes)];
     merge<Simd, kPlanes>(planes, offset, carriers);
-    unroll<kFields>(
-        [&](auto field) PLIANT_BODY { body(field, field_codes<Simd, kPlanes, field, kShift>(carriers)); });
+    unroll<kFields>([&](auto field) PLIANT_BODY {
+      body(field, field_codes<Simd, kPlanes, field, kShift>(carriers));
+    });
   } else {
     constexpr int kHighPlanes = kPlanes - kNibblePlanes;
     Int high[slot_bits(kHighPlanes)], low[kNibblePlanes];

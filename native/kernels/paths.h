@@ -10,8 +10,8 @@ extern const Kernels kAvx2Kernels;        // AVX2, FMA, F16C
 extern const Kernels kAvx512VnniKernels;  // AVX-512 F, BW, DQ, VL, VNNI
 extern const Kernels kNeonKernels;        // ARMv8.2 with dot product
 
-// One row is read once and scattered over its tile: no path does it better than plain code.
-void decode_row_scalar(const PlaneMatrix& matrix, int row, float* y);
+// decode_row of every path but the scalar one.
+void decode_row_by_lanes(const PlaneMatrix& matrix, int row, float* y);
 
 // Independent dot-product instructions, `repeats` times; nothing is returned.
 constexpr int kDotsPerRepeat = 12;

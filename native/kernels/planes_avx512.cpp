@@ -35,16 +35,6 @@ struct Tokens {
   size_t groups;
 };
 
-// gcc 12 copies the accumulators of the intrinsic and splits off the broadcast.
-PLIANT_INLINE void dot_step(Int& sum, Int codes, const int8_t* activations) {
-  struct Four {
-    int8_t value[4];
-  };
-  asm("vpdpbusd %2%{1to16%}, %1, %0"
-      : "+v"(sum)
-      : "v"(codes), "m"(*reinterpret_cast<const Four*>(activations)));
-}
-
 // dots[token] = sum of code * activation over kChunks chunks for 16 rows, of at most four planes.
 template <int kPlanes, int kChunks, int kTokens>
 PLIANT_INLINE void dot_nibbles(const uint8_t* const* planes, size_t offset,
@@ -84,8 +74,8 @@ PLIANT_INLINE void dot_nibbles(const uint8_t* const* planes, size_t offset,
 
 // The dot product is linear in the code: above four planes it is 16 * upper + lower nibble.
 template <int kPlanes, int kChunks, int kTokens>
-PLIANT_INLINE void dot_codes(const uint8_t* const* planes, size_t offset,
-                             const int8_t* activations, size_t stride, Int (&dots)[kTokens]) {
+PLIANT_INLINE void dot_codes(const uint8_t* const* planes, size_t offset, const int8_t* activations,
+                             size_t stride, Int (&dots)[kTokens]) {
   if constexpr (kPlanes <= kNibblePlanes) {
     dot_nibbles<kPlanes, kChunks>(planes, offset, activations, stride, dots);
   } else {
@@ -106,8 +96,8 @@ PLIANT_INLINE void add_group(const uint8_t* const* planes, const uint16_t* scale
   unroll<2>([&](auto half) PLIANT_BODY {
     const size_t offset = size_t(group) * 2 * kChunkBytes + half * 64;
     Int dots[kTokens];
-    dot_codes<kPlanes, kChunks>(planes, offset, tokens.codes + group * kGroupColumns,
-                                tokens.stride, dots);
+    dot_codes<kPlanes, kChunks>(planes, offset, tokens.codes + group * kGroupColumns, tokens.stride,
+                                dots);
     const __m512 row_scale = Simd::load_half(scales + group * kTileRows + half * 16);
     unroll<kTokens>([&](auto token) PLIANT_BODY {
       const size_t factor = size_t(token) * tokens.groups + size_t(group);
@@ -133,9 +123,8 @@ void multiply_tile(const PlaneMatrix& matrix, int tile, const Tokens& tokens, fl
   for (int group = 0; group < num_whole; ++group) {
     const size_t ahead = size_t(group) * 2 * kChunkBytes + kPrefetchBytes;
     unroll<kPlanes>([&](auto plane) PLIANT_BODY {
-      unroll<4>([&](auto line) PLIANT_BODY {
-        _mm_prefetch(planes[plane] + ahead + line * 64, _MM_HINT_T0);
-      });
+      unroll<4>([&](auto line)
+                    PLIANT_BODY { _mm_prefetch(planes[plane] + ahead + line * 64, _MM_HINT_T0); });
     });
     add_group<kPlanes, 2>(planes, scales, tokens, group, sums);
   }
@@ -148,8 +137,8 @@ void multiply_tile(const PlaneMatrix& matrix, int tile, const Tokens& tokens, fl
   });
 }
 
-// Four tokens keep 16 accumulators in registers. Above four planes each code takes two dot products,
-// and unpacking to bytes pays earlier.
+// Four tokens keep 16 accumulators in registers. Above four planes each code takes two dot
+// products, and unpacking to bytes pays earlier.
 template <int kPlanes>
 void multiply_tokens(const PlaneMatrix& matrix, int tile, const Tokens& tokens, int num_tokens,
                      float* y, size_t y_stride) {
@@ -163,9 +152,8 @@ void multiply_tokens(const PlaneMatrix& matrix, int tile, const Tokens& tokens, 
 
 }  // namespace
 
-void multiply_few_tokens_avx512(const PlaneMatrix& matrix, const Int8Activations& x,
-                                int tile_begin, int tile_end, float* y, size_t y_stride,
-                                float* scratch) {
+void multiply_few_tokens_avx512(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
+                                int tile_end, float* y, size_t y_stride, float* scratch) {
   const size_t groups = size_t(matrix.groups()), stored = size_t(x.stride / kGroupColumns);
   const float unit = -0.5f * float(low_bits(matrix.num_planes));
   const float step = float(1 << (kMaxPlanes - matrix.num_planes));

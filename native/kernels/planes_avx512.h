@@ -12,9 +12,8 @@ constexpr bool few_tokens(int num_planes, int tokens) {
 }
 
 // For few_tokens only. `scratch` holds 2 * groups * tokens floats.
-void multiply_few_tokens_avx512(const PlaneMatrix& matrix, const Int8Activations& x,
-                                int tile_begin, int tile_end, float* y, size_t y_stride,
-                                float* scratch);
+void multiply_few_tokens_avx512(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
+                                int tile_end, float* y, size_t y_stride, float* scratch);
 
 // `scratch` holds token_blocks_scratch_avx512 bytes, aligned to 64.
 void multiply_token_blocks_avx512(const PlaneMatrix& matrix, const Int8Activations& x,

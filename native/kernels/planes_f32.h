@@ -70,8 +70,9 @@ struct PlanesFloat {
         add_chunk<kTokens>(planes, offset, padded[0], kChunkColumns, dots);
       }
       const Float scale = Simd::load_half(scales + group * kTileRows);
-      unroll<kTokens>(
-          [&](auto token) PLIANT_BODY { sums[token] = Simd::fma(scale, dots[token], sums[token]); });
+      unroll<kTokens>([&](auto token) PLIANT_BODY {
+        sums[token] = Simd::fma(scale, dots[token], sums[token]);
+      });
     }
     const int num_rows = std::min(matrix.rows - row, kLanes);
     unroll<kTokens>([&](auto token) PLIANT_BODY {

@@ -49,14 +49,15 @@ struct PlanesInt8 {
   static PLIANT_INLINE void unpack(const uint8_t* const* planes, int chunk, Codes& codes) {
     const size_t offset = size_t(chunk) * kChunkBytes;
     if constexpr (kPieces == 1) {
-      for_each_field<Simd, kPlanes, 0>(planes, offset,
-                                       [&](auto field, Int bytes) PLIANT_BODY { codes[0][field] = bytes; });
+      for_each_field<Simd, kPlanes, 0>(
+          planes, offset, [&](auto field, Int bytes) PLIANT_BODY { codes[0][field] = bytes; });
     } else {
       constexpr int kHigh = kPlanes - kNibblePlanes;
-      for_each_field<Simd, kHigh, 0>(planes, offset,
-                                     [&](auto field, Int bytes) PLIANT_BODY { codes[0][field] = bytes; });
-      for_each_field<Simd, kNibblePlanes, 0>(
-          planes + kHigh, offset, [&](auto field, Int bytes) PLIANT_BODY { codes[1][field] = bytes; });
+      for_each_field<Simd, kHigh, 0>(
+          planes, offset, [&](auto field, Int bytes) PLIANT_BODY { codes[0][field] = bytes; });
+      for_each_field<Simd, kNibblePlanes, 0>(planes + kHigh, offset,
+                                             [&](auto field, Int bytes)
+                                                 PLIANT_BODY { codes[1][field] = bytes; });
     }
   }
 
@@ -65,7 +66,8 @@ struct PlanesInt8 {
   static PLIANT_INLINE void dot_group(const int8_t* activations, size_t stride, int chunk_begin,
                                       int chunk_end, const Load& load, Int (&dots)[kTokens]) {
     Int pieces[kPieces][kTokens];
-    unroll<kPieces * kTokens>([&](auto i) PLIANT_BODY { pieces[i / kTokens][i % kTokens] = Simd::set32(0); });
+    unroll<kPieces * kTokens>(
+        [&](auto i) PLIANT_BODY { pieces[i / kTokens][i % kTokens] = Simd::set32(0); });
     for (int chunk = chunk_begin; chunk < chunk_end; ++chunk) {
       Codes codes;
       load(chunk, codes);
@@ -112,7 +114,8 @@ struct PlanesInt8 {
       const Rows rows(matrix, tile, row_vector);
       if (rows.count == 0) return;
       Float sums[1] = {Simd::set(0.0f)};
-      const auto load = [&](int chunk, Codes& codes) PLIANT_BODY { unpack(rows.planes, chunk, codes); };
+      const auto load = [&](int chunk, Codes& codes)
+                            PLIANT_BODY { unpack(rows.planes, chunk, codes); };
       add_span<1>(matrix, x, 0, rows, 0, matrix.chunks(), load, sums);
       Simd::store_first(y + rows.first, sums[0], rows.count);
     }
@@ -135,8 +138,9 @@ struct PlanesInt8 {
       });
     };
     add_span<kTokens>(matrix, x, token, rows, chunk_begin, chunk_end, load, sums);
-    unroll<kTokens>(
-        [&](auto i) PLIANT_BODY { Simd::store_first(out + size_t(i) * y_stride, sums[i], rows.count); });
+    unroll<kTokens>([&](auto i) PLIANT_BODY {
+      Simd::store_first(out + size_t(i) * y_stride, sums[i], rows.count);
+    });
   }
 
   static void multiply_all_tokens(const PlaneMatrix& matrix, const Int8Activations& x,

@@ -95,5 +95,19 @@ struct Avx512 {
   }
 };
 
+// sum += codes * four activations, the same four for all rows. gcc 12 copies the accumulators of
+// the intrinsic and splits off the broadcast.
+PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, const int8_t* activations) {
+  struct Four {
+    int8_t value[4];
+  };
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sum)
+      : "v"(codes), "m"(*reinterpret_cast<const Four*>(activations)));
+}
+PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, __m512i activations) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(activations));
+}
+
 }  // namespace
 }  // namespace pliant

@@ -74,9 +74,7 @@ struct Neon {
   static Int bit_and(Int a, Int b) { return vandq_s32(a, b); }
   static Int bit_or(Int a, Int b) { return vorrq_s32(a, b); }
   // Bits of `mask` from `a`, the others from `b`.
-  static Int select(Int mask, Int a, Int b) {
-    return vbslq_s32(vreinterpretq_u32_s32(mask), a, b);
-  }
+  static Int select(Int mask, Int a, Int b) { return vbslq_s32(vreinterpretq_u32_s32(mask), a, b); }
   template <int kBits>
   static Int shift_right16(Int value) {
     return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(value), kBits));
@@ -87,8 +85,10 @@ struct Neon {
   }
   template <int kBits>
   static Int shift_right32(Int value) {
-    if constexpr (kBits == 0) return value;
-    else return vshrq_n_s32(value, kBits);
+    if constexpr (kBits == 0)
+      return value;
+    else
+      return vshrq_n_s32(value, kBits);
   }
   template <int kBits>
   static Int shift_left32(Int value) {
