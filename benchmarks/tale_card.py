@@ -21,6 +21,8 @@ TEMPLATE = Path(__file__).with_name("tale_card.md")
 CURVE_FILE = "training_curve.svg"
 #: Rows of the card's loss table.
 TABLE_ROWS = 10
+#: Stands for figures of the 5-gram where `tale.py --skip-ngram` wrote the results.
+NOT_MEASURED = "not measured"
 #: Tokens of the two training texts, and the first one's share of each batch.
 CHILDREN_TOKENS, BOOKS_TOKENS, CHILDREN_SHARE = 8_944_256, 48_708_582, 0.59
 
@@ -43,7 +45,7 @@ def main() -> int:
 
 def card(template: str, log: list[Record], results: Record) -> str:
     """The card: the template's `{{name}}` places filled with figures and tables."""
-    model = results["model"]
+    model, ngram = results["model"], results.get("ngram")
     places = {
         "name": model["name"],
         "parameters": f"{model['parameters']:,}",
@@ -60,8 +62,8 @@ def card(template: str, log: list[Record], results: Record) -> str:
         "loss_table": loss_table(log),
         "heldout_table": heldout_table(results),
         "blimp": f"{results['blimp']['mean']:.1%}",
-        "blimp_ngram": f"{results['ngram']['blimp']['mean']:.1%}",
-        "ngrams": f"{results['ngram']['ngrams'] / 1e6:.1f} M",
+        "blimp_ngram": f"{ngram['blimp']['mean']:.1%}" if ngram else NOT_MEASURED,
+        "ngrams": f"{ngram['ngrams'] / 1e6:.1f} M" if ngram else NOT_MEASURED,
     }
     for name, value in places.items():
         template = template.replace("{{" + name + "}}", value)
@@ -89,10 +91,9 @@ def heldout_table(results: Record) -> str:
     """A Markdown table of bits per byte on every held-out text, the model beside the 5-gram."""
     lines = ["| text | bytes | model | 5-gram |", "|---|---:|---:|---:|"]
     for name, ours in results["heldout"].items():
-        theirs = results["ngram"]["heldout"][name]["bits_per_byte"]
-        lines.append(
-            f"| `{name}` | {ours['bytes']:,} | {ours['bits_per_byte']:.3f} | {theirs:.3f} |"
-        )
+        ngram = results.get("ngram")
+        theirs = f"{ngram['heldout'][name]['bits_per_byte']:.3f}" if ngram else NOT_MEASURED
+        lines.append(f"| `{name}` | {ours['bytes']:,} | {ours['bits_per_byte']:.3f} | {theirs} |")
     return "\n".join(lines)
 
 
