@@ -62,6 +62,7 @@ def card(template: str, log: list[Record], results: Record) -> str:
         "loss_table": loss_table(log),
         "heldout_table": heldout_table(results),
         "blimp": f"{results['blimp']['mean']:.1%}",
+        "pairs": f"{results['blimp']['pairs']:,}",
         "blimp_ngram": f"{ngram['blimp']['mean']:.1%}" if ngram else NOT_MEASURED,
         "ngrams": f"{ngram['ngrams'] / 1e6:.1f} M" if ngram else NOT_MEASURED,
     }
