@@ -224,7 +224,8 @@ void bind_config(nb::module_& m) {
       .value("float32", ActivationMode::kFloat32);
   nb::enum_<CacheType>(m, "CacheType")
       .value("float32", CacheType::kFloat32)
-      .value("float16", CacheType::kFloat16);
+      .value("float16", CacheType::kFloat16)
+      .value("int8", CacheType::kInt8);
   nb::class_<DecoderConfig>(m, "DecoderConfig", "Numbers of a ModelSpec and how to run it.")
       .def(nb::init<>())
       .def_rw("vocab_size", &DecoderConfig::vocab_size)

@@ -18,6 +18,7 @@
 #include "bind/bindings.h"
 #include "kernels/kernels.h"
 #include "kernels/measure.h"
+#include "ops/attention.h"
 
 namespace nb = nanobind;
 
@@ -199,42 +200,90 @@ auto gated(const std::string& isa, int activation, const Vector<float>& gate,
   return y;
 }
 
+CacheType cache_type_named(const std::string& name) {
+  if (name == "float32") return CacheType::kFloat32;
+  if (name == "float16") return CacheType::kFloat16;
+  require(name == "int8", "a cache is float32, float16 or int8");
+  return CacheType::kInt8;
+}
+
 auto store_half(const std::string& isa, const Vector<float>& x) {
   auto y = zeros<uint16_t>({x.size()});
-  kernels_named(isa).store(x.data(), int(x.size()), CacheType::kFloat16, y.data());
+  kernels_named(isa).store(x.data(), int(x.size()), CacheType::kFloat16, y.data(), nullptr);
   return y;
 }
 
-// keys and values are [capacity, head_dim], stored as fp16 or fp32 first.
-auto attend(const std::string& isa, const Vector<float>& query, const Matrix<float>& keys,
-            const Matrix<float>& values, bool half, int begin, float scale, float softcap,
-            std::optional<Vector<float>> log_weights, std::optional<Vector<uint8_t>> visible) {
+auto store_int8(const std::string& isa, const Vector<float>& x) {
+  auto y = zeros<int8_t>({x.size()});
+  float scale = 0.0f;
+  kernels_named(isa).store(x.data(), int(x.size()), CacheType::kInt8, y.data(), &scale);
+  return std::make_tuple(y, scale);
+}
+
+// Entries [N, head_dim] as a cache of a type holds them.
+struct StoredEntries {
+  AlignedBuffer<float> rows;  // of any type: no entry is larger than its floats
+  std::vector<float> scales;
+
+  StoredEntries(const Kernels& kernels, const Matrix<float>& entries, CacheType type)
+      : rows(entries.size()), scales(entries.shape(0)) {
+    const size_t head_dim = entries.shape(1);
+    const size_t value_bytes = type == CacheType::kFloat32   ? 4
+                               : type == CacheType::kFloat16 ? 2
+                                                             : 1;
+    for (size_t entry = 0; entry < entries.shape(0); ++entry) {
+      kernels.store(entries.data() + entry * head_dim, int(head_dim), type,
+                    reinterpret_cast<std::byte*>(rows.data()) + entry * head_dim * value_bytes,
+                    &scales[entry]);
+    }
+  }
+};
+
+// queries are [rows, head_dim], keys and values [entries, head_dim]; stored as `cache` first. Each
+// row sees the entries [begins, ends) that are visible.
+auto attend(const std::string& isa, const Matrix<float>& queries, const Matrix<float>& keys,
+            const Matrix<float>& values, const std::string& cache, const std::vector<int>& begins,
+            const std::vector<int>& ends, float scale, float softcap,
+            std::optional<Vector<float>> log_weights, std::optional<Matrix<uint8_t>> visible) {
   const Kernels& kernels = kernels_named(isa);
-  const size_t entries = keys.shape(0), head_dim = query.size();
+  const size_t rows = queries.shape(0), head_dim = queries.shape(1), entries = keys.shape(0);
   require(keys.shape(1) == head_dim && values.shape(1) == head_dim && values.shape(0) == entries,
           "keys and values must be [entries, head_dim]");
-  require(0 <= begin && size_t(begin) < entries, "begin must be below the number of entries");
+  require(begins.size() == rows && ends.size() == rows && rows > 0, "a range for each query");
   require(!log_weights || log_weights->size() == entries, "one log weight for each entry");
-  require(!visible || visible->size() == entries - size_t(begin), "one flag for each entry");
-  const CacheType type = half ? CacheType::kFloat16 : CacheType::kFloat32;
-  AlignedBuffer<float> stored_keys(entries * head_dim), stored_values(entries * head_dim);
-  kernels.store(keys.data(), int(entries * head_dim), type, stored_keys.data());
-  kernels.store(values.data(), int(entries * head_dim), type, stored_values.data());
-  auto y = zeros<float>({head_dim});
+  require(!visible || (visible->shape(0) == rows && visible->shape(1) == entries),
+          "visible must be [queries, entries]");
+  const CacheType type = cache_type_named(cache);
+  const StoredEntries stored_keys(kernels, keys, type), stored_values(kernels, values, type);
+  auto y = zeros<float>({rows, head_dim});
+  std::vector<AttentionRow> row_calls(rows);
+  for (size_t row = 0; row < rows; ++row) {
+    AttentionRow& it = row_calls[row];
+    require(0 <= begins[row] && begins[row] < ends[row] && size_t(ends[row]) <= entries,
+            "0 <= begin < end <= entries");
+    it.query = queries.data() + row * head_dim;
+    it.output = y.data() + row * head_dim;
+    it.visible = visible ? visible->data() + row * entries + begins[row] : nullptr;
+    it.begin = begins[row];
+    it.end = ends[row];
+  }
   AttentionCall call;
-  call.query = query.data();
-  call.keys = stored_keys.data();
-  call.values = stored_values.data();
+  call.keys = stored_keys.rows.data();
+  call.values = stored_values.rows.data();
+  call.key_scales = stored_keys.scales.data();
+  call.value_scales = stored_values.scales.data();
   call.type = type;
   call.log_weights = log_weights ? log_weights->data() : nullptr;
-  call.visible = visible ? visible->data() : nullptr;
-  call.begin = begin;
-  call.end = int(entries);
+  call.begin = *std::min_element(begins.begin(), begins.end());
+  call.end = *std::max_element(ends.begin(), ends.end());
   call.head_dim = int(head_dim);
   call.scale = scale;
   call.softcap = softcap;
-  call.output = y.data();
-  kernels.attend(call);
+  call.rows = row_calls.data();
+  call.num_rows = int(rows);
+  AttentionParts parts;
+  parts.reserve(3 * rows, int(head_dim));
+  attend_in_chunks(kernels, call, parts);
   return y;
 }
 
@@ -259,8 +308,9 @@ void bind_kernels(nb::module_& parent) {
   m.def("rotate", &rotate, "isa"_a, "head"_a, "cosine"_a, "sine"_a);
   m.def("gated", &gated, "isa"_a, "activation"_a, "gate"_a, "up"_a);
   m.def("store_half", &store_half, "isa"_a, "x"_a, "fp32 -> fp16 bits, nearest even.");
-  m.def("attend", &attend, "isa"_a, "query"_a, "keys"_a, "values"_a, "half"_a, "begin"_a = 0,
-        "scale"_a = 1.0f, "softcap"_a = 0.0f, "log_weights"_a = nb::none(),
+  m.def("store_int8", &store_int8, "isa"_a, "x"_a, "fp32 -> codes and their scale.");
+  m.def("attend", &attend, "isa"_a, "queries"_a, "keys"_a, "values"_a, "cache"_a, "begins"_a,
+        "ends"_a, "scale"_a = 1.0f, "softcap"_a = 0.0f, "log_weights"_a = nb::none(),
         "visible"_a = nb::none());
   m.def("measure_product", &measure_product, "isa"_a, "num_planes"_a, "rows"_a, "columns"_a,
         "tokens"_a, "threads"_a, "num_matrices"_a, "rounds"_a,

@@ -2,17 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "engine/errors.h"
 
 namespace pliant {
 
+size_t CacheLayout::num_groups() const {
+  size_t count = 0;
+  for (int of_block : groups) count += of_block;
+  return count;
+}
+
 size_t CacheLayout::entry_bytes() const {
-  size_t num_groups = 0;
-  for (int count : groups) num_groups += count;
-  return 2 * num_groups * head_dim * value_bytes() + sizeof(int32_t) + sizeof(float);
+  const size_t group_bytes = row_bytes() + num_scales() * sizeof(float);
+  return 2 * num_groups() * group_bytes + sizeof(int32_t) + sizeof(float);
 }
 
 KVCache::KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t max_bytes)
@@ -31,21 +35,19 @@ KVCache::KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t
                           " bytes are allowed; allow more, or keep fewer blocks or groups.");
   capacity_ = capacity;
   if (max_bytes > 0) capacity_ = int(std::min<size_t>(capacity, max_bytes / entry_bytes));
-  size_t num_groups = 0;
+  size_t before = 0;
   for (int count : layout_->groups) {
-    first_group_.push_back(num_groups);
-    num_groups += count;
+    first_group_.push_back(before);
+    before += count;
   }
-  data_.reserve(2 * num_groups * capacity_ * row_bytes());
+  const size_t rows = 2 * layout_->num_groups() * capacity_;
+  data_.reserve(rows * row_bytes());
+  scales_.reserve(rows * layout_->num_scales());
   positions_.reserve(capacity_);
   layout_->live_bytes += num_bytes();
 }
 
 KVCache::~KVCache() { layout_->live_bytes -= num_bytes(); }
-
-size_t KVCache::offset(int place, int group, int values) const {
-  return (2 * (first_group_[place] + group) + values) * size_t(capacity_) * row_bytes();
-}
 
 void KVCache::set_log_weights(std::span<const float> log_weights) {
   if (log_weights.size() != size_t(length_))
@@ -78,10 +80,13 @@ void KVCache::truncate(int length) {
 
 std::unique_ptr<KVCache> KVCache::clone() const {
   auto copy = std::make_unique<KVCache>(layout_, capacity_, 0);
-  const size_t stripe = size_t(capacity_) * row_bytes();
-  const size_t used = size_t(length_) * row_bytes();
-  for (size_t start = 0; start < data_.size() && used > 0; start += stripe)
-    std::memcpy(copy->data_.data() + start, data_.data() + start, used);
+  const auto copy_used = [&](auto& to, const auto& from, size_t row_size) {
+    const size_t stripe = size_t(capacity_) * row_size;
+    for (size_t start = 0; start < from.size() && length_ > 0; start += stripe)
+      std::copy_n(from.data() + start, size_t(length_) * row_size, to.data() + start);
+  };
+  copy_used(copy->data_, data_, row_bytes());
+  copy_used(copy->scales_, scales_, 1);
   std::copy_n(positions_.data(), length_, copy->positions_.data());
   copy->append(length_);
   if (log_weights_.size() > 0) copy->set_log_weights({log_weights_.data(), size_t(length_)});

@@ -20,14 +20,23 @@ struct CacheLayout {
   std::vector<int> groups;  // KV groups of each kept block
   mutable std::atomic<size_t> live_bytes = 0;
 
-  size_t value_bytes() const { return type == CacheType::kFloat16 ? 2 : 4; }
-  // Bytes of one entry: keys, values, original position and log-weight.
+  // Bytes of the keys or values of one entry of one group, without their scale.
+  size_t row_bytes() const {
+    const size_t value_bytes = type == CacheType::kFloat32   ? 4
+                               : type == CacheType::kFloat16 ? 2
+                                                             : 1;
+    return value_bytes * head_dim;
+  }
+  // Scales of the keys, or of the values, of one entry of one group.
+  size_t num_scales() const { return type == CacheType::kInt8 ? 1 : 0; }
+  size_t num_groups() const;  // of all blocks
+  // Bytes of one entry: keys and values with their scales, original position and log-weight.
   size_t entry_bytes() const;
 };
 
-// K and V of one sequence, per kept block and KV group `[capacity][head_dim]`, with the original
-// position and a log-weight for each entry: a weight w stands for exp(w) equal entries, which is
-// what cache policies that merge entries need.
+// K and V of one sequence, per kept block and KV group `[capacity][head_dim]` (and `[capacity]`
+// scales where they are int8), with the original position and a log-weight for each entry: a weight
+// w stands for exp(w) equal entries, which is what cache policies that merge entries need.
 //
 // All memory is reserved at once and resident only where entries were written.
 class KVCache {
@@ -44,9 +53,16 @@ class KVCache {
   size_t num_bytes() const { return layout_->entry_bytes() * capacity_; }
 
   // The entries of one group of kept block `place`.
-  std::byte* keys(int place, int group) { return data_.data() + offset(place, group, 0); }
-  std::byte* values(int place, int group) { return data_.data() + offset(place, group, 1); }
-  size_t row_bytes() const { return layout_->value_bytes() * layout_->head_dim; }
+  std::byte* keys(int place, int group) {
+    return data_.data() + stripe(place, group, 0) * row_bytes();
+  }
+  std::byte* values(int place, int group) {
+    return data_.data() + stripe(place, group, 1) * row_bytes();
+  }
+  size_t row_bytes() const { return layout_->row_bytes(); }
+  // Their scales `[capacity]`; nullptr unless the cache is int8.
+  float* key_scales(int place, int group) { return scales(place, group, 0); }
+  float* value_scales(int place, int group) { return scales(place, group, 1); }
 
   // The position that follows the last entry.
   int next_position() const { return length_ == 0 ? 0 : positions_[length_ - 1] + 1; }
@@ -72,7 +88,13 @@ class KVCache {
   bool is_busy() const { return busy_.load(std::memory_order_acquire); }
 
  private:
-  size_t offset(int place, int group, int values) const;
+  // Entries before those of the keys (0) or values (1) of a group.
+  size_t stripe(int place, int group, int values) const {
+    return (2 * (first_group_[place] + group) + values) * size_t(capacity_);
+  }
+  float* scales(int place, int group, int values) {
+    return scales_.size() == 0 ? nullptr : scales_.data() + stripe(place, group, values);
+  }
 
   std::shared_ptr<const CacheLayout> layout_;
   int capacity_ = 0;
@@ -80,6 +102,7 @@ class KVCache {
   int num_ascending_ = 0;
   std::vector<size_t> first_group_;  // of each kept block, counted over all blocks
   AlignedBuffer<std::byte> data_;
+  AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> positions_;
   AlignedBuffer<float> log_weights_;
   std::atomic<bool> busy_ = false;

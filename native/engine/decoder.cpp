@@ -60,7 +60,7 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
       kernels_(best_kernels()),
       num_block_weights_(weights_.num_block_weights()),
       cache_layout_(std::make_shared<CacheLayout>()),
-      step_(distinct_windows(weights_)),
+      step_(distinct_windows(weights_), config_.tile_tokens()),
       pool_(config_.threads) {
   cache_layout_->type = config_.cache_type;
   cache_layout_->head_dim = config_.head_dim;

@@ -38,15 +38,7 @@ ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weig
   workspace_.reserve(kernels_, config_, weights_, num_tokens_, own_lanes_ ? workers_ : 1,
                      pool_.size());
   for (RopeTable& rope : ropes_) rope.reserve(num_tokens_);
-}
-
-template <typename Work>
-void ForwardPass::split(Work&& work) {
-  if (workers_ == 1) {
-    work(0, 1);
-  } else {
-    pool_.run(work);
-  }
+  plan_attention();
 }
 
 template <typename Row, typename Work>
@@ -119,40 +111,6 @@ void ForwardPass::project_inputs(size_t place) {
   check_rows(workspace_.query, block.q.matrix.rows, num_tokens_, place, "q");
   check_rows(workspace_.key, block.k.matrix.rows, num_tokens_, place, "k");
   check_rows(workspace_.value, block.v.matrix.rows, num_tokens_, place, "v");
-}
-
-void ForwardPass::attend(size_t place) {
-  const BlockWeights& block = weights_.blocks[place];
-  const int num_tasks = num_tokens_ * block.groups;
-  const int heads = config_.heads_per_group;
-  const auto attend_group = [&](int token, int group) {
-    for (int head = group * heads; head < (group + 1) * heads; ++head)
-      attend_head(place, token, head);
-  };
-  // Where no token looks at another of the step, or tokens come in order, a worker can attend to
-  // an entry as soon as it has stored it.
-  if (workers_ == 1 || (step_.one_token_each() && num_tasks >= workers_)) {
-    split([&](int worker, int workers) {
-      const Share share = share_of(num_tasks, worker, workers);
-      for (int task = share.begin; task < share.end; ++task) {
-        store_group(place, task / block.groups, task % block.groups);
-        attend_group(task / block.groups, task % block.groups);
-      }
-    });
-  } else {
-    split([&](int worker, int workers) {
-      const Share share = share_of(num_tasks, worker, workers);
-      for (int task = share.begin; task < share.end; ++task)
-        store_group(place, task / block.groups, task % block.groups);
-    });
-    // Dealt out in turn: later tokens see more entries.
-    const int num_heads = block.groups * heads;
-    split([&](int worker, int workers) {
-      for (int task = worker; task < num_tokens_ * num_heads; task += workers)
-        attend_head(place, task / num_heads, task % num_heads);
-    });
-  }
-  check_rows(workspace_.attended, block.q.matrix.rows, num_tokens_, place, "attention");
 }
 
 void ForwardPass::project_attention(size_t place) {

@@ -27,7 +27,13 @@ class ForwardPass {
  private:
   // work(worker, workers) on every worker.
   template <typename Work>
-  void split(Work&& work);
+  void split(Work&& work) {
+    if (workers_ == 1) {
+      work(0, 1);
+    } else {
+      pool_.run(work);
+    }
+  }
   // row(lane, item) for `count` items, then work(lane, worker, workers) once all rows are there.
   template <typename Row, typename Work>
   void split_after_rows(int count, Row&& row, Work&& work);
@@ -44,8 +50,17 @@ class ForwardPass {
   void add_output(Lane& lane, int row, int token, const std::vector<float>& post_norm) const;
   void normalize(Lane& lane, int row, const float* hidden, const std::vector<float>& norm) const;
   ProductInput normed_input(Lane& lane, int rows) const;
-  void store_group(size_t place, int token, int group) const;
-  void attend_head(size_t place, int token, int head) const;
+  // The chunks of the context that a tile of tokens sees, where windows are of one kind.
+  Share chunks_of(const TokenTile& tile, int window_kind) const;
+  void plan_attention();
+  bool splits_context(size_t place) const;
+  // Rotates queries and key of a token and stores its key and value.
+  void enter_group(size_t place, int token, int group) const;
+  AttentionCall attention_call(size_t place, const TokenTile& tile, int group,
+                               AttentionRow* rows) const;
+  void attend_tile(size_t place, const TokenTile& tile, int group, int worker) const;
+  void attend_context(size_t place);
+  void attend_chunk(size_t place, int tile_index, int group, int chunk) const;
   void rotate_head(float* head, const BlockWeights& block, const std::vector<float>& norm,
                    int token) const;
   void expand_share(const BlockWeights& block, const ProductInput& input, int worker, int workers);
@@ -65,7 +80,8 @@ class ForwardPass {
   const int workers_;
   float* const logits_;
   const int num_tokens_;
-  const bool own_lanes_;  // each worker computes all rows in a lane of its own
+  const bool own_lanes_;          // each worker computes all rows in a lane of its own
+  std::vector<int> most_chunks_;  // of any tile, for each kind of window
 };
 
 }  // namespace pliant

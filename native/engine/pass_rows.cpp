@@ -43,52 +43,6 @@ ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {
           lane.normed.stride()};
 }
 
-void ForwardPass::rotate_head(float* head, const BlockWeights& block,
-                              const std::vector<float>& norm, int token) const {
-  if (!norm.empty())
-    kernels_.rms_norm(head, norm.data(), config_.norm_offset, config_.norm_epsilon,
-                      config_.head_dim, head);
-  if (block.rotation < 0) return;
-  const RopeTable& rope = ropes_[size_t(block.rotation)];
-  kernels_.rotate(head, rope.cosine(token), rope.sine(token), config_.head_dim);
-}
-
-void ForwardPass::store_group(size_t place, int token, int group) const {
-  const BlockWeights& block = weights_.blocks[place];
-  const StepToken& target = step_.tokens()[size_t(token)];
-  const int size = config_.head_dim;
-  float* key = workspace_.key.row(token) + group * size;
-  rotate_head(key, block, block.k_norm, token);
-  const size_t offset = size_t(target.entry) * target.cache->row_bytes();
-  kernels_.store(key, size, config_.cache_type, target.cache->keys(int(place), group) + offset);
-  kernels_.store(workspace_.value.row(token) + group * size, size, config_.cache_type,
-                 target.cache->values(int(place), group) + offset);
-}
-
-void ForwardPass::attend_head(size_t place, int token, int head) const {
-  const BlockWeights& block = weights_.blocks[place];
-  KVCache& cache = *step_.tokens()[size_t(token)].cache;
-  const Sight& sight = step_.sight(window_kinds_[place], token);
-  const int size = config_.head_dim;
-  const int group = head / config_.heads_per_group;
-  float* query = workspace_.query.row(token) + head * size;
-  rotate_head(query, block, block.q_norm, token);
-  AttentionCall call;
-  call.query = query;
-  call.keys = cache.keys(int(place), group);
-  call.values = cache.values(int(place), group);
-  call.type = config_.cache_type;
-  call.log_weights = cache.log_weights();
-  call.visible = sight.visible;
-  call.begin = sight.begin;
-  call.end = sight.end;
-  call.head_dim = size;
-  call.scale = config_.attention_scale;
-  call.softcap = config_.attention_softcap;
-  call.output = workspace_.attended.row(token) + head * size;
-  kernels_.attend(call);
-}
-
 void ForwardPass::cap_logits(int worker, int workers) const {
   const Share tiles = share_of(weights_.head.tiles(), worker, workers);
   const int end = std::min(tiles.end * kTileRows, config_.vocab_size);

@@ -81,6 +81,7 @@ void check_request(std::span<const Sequence> sequences, const CacheLayout& owner
 
 bool Step::take(std::span<const Sequence> sequences, std::span<int> done) {
   parts_.clear();
+  tiles_.clear();
   tokens_.clear();
   logit_tokens_.clear();
   for (size_t index = 0; index < sequences.size(); ++index) {
@@ -101,6 +102,9 @@ void Step::add_tokens(const Part& part) {
   const Sequence& sequence = *part.sequence;
   KVCache& cache = *sequence.cache;
   const int next = cache.next_position();
+  const int first = int(tokens_.size()), last = first + part.end - part.begin;
+  for (int begin = first; begin < last; begin += tile_tokens_)
+    tiles_.push_back({begin, std::min(begin + tile_tokens_, last)});
   for (int index = part.begin; index < part.end; ++index) {
     const int offset = index - part.begin;
     const int position =

@@ -37,14 +37,22 @@ struct StepToken {
   int entry = 0;  // where its key and value go
 };
 
-// Up to kMaxStepTokens tokens that pass through the blocks together, in the order of the request.
+// Tokens [begin, end) of a step, of one sequence, that attend together.
+struct TokenTile {
+  int begin = 0;
+  int end = 0;
+};
+
+// Up to kMaxTokens tokens that pass through the blocks together, in the order of the request.
 // Bounds the scratch memory; 256 tokens are enough to make products bound by arithmetic.
 class Step {
  public:
   static constexpr int kMaxTokens = 256;
 
-  // `windows[n]` tokens are visible in the blocks of window kind n; 0 shows all.
-  explicit Step(std::vector<int> windows) : windows_(std::move(windows)) {}
+  // `windows[n]` tokens are visible in the blocks of window kind n; 0 shows all. Tiles have at most
+  // `tile_tokens` tokens.
+  Step(std::vector<int> windows, int tile_tokens)
+      : windows_(std::move(windows)), tile_tokens_(tile_tokens) {}
 
   // Takes the next tokens of a request, `done[n]` of sequence n having been taken before, and
   // writes their positions into the caches. False when none are left.
@@ -54,6 +62,8 @@ class Step {
 
   std::span<const StepToken> tokens() const { return tokens_; }
   std::span<const int> logit_tokens() const { return logit_tokens_; }
+  // All tokens, cut into neighbours of one sequence.
+  std::span<const TokenTile> tiles() const { return tiles_; }
   bool one_token_each() const { return parts_.size() == tokens_.size(); }
   const Sight& sight(int window_kind, int token) const {
     return sights_[size_t(window_kind) * tokens_.size() + token];
@@ -74,7 +84,9 @@ class Step {
   Sight masked_sight(const StepToken& token, int window, const uint8_t* mask_row, int index);
 
   std::vector<int> windows_;
+  int tile_tokens_;
   std::vector<Part> parts_;
+  std::vector<TokenTile> tiles_;
   std::vector<StepToken> tokens_;
   std::vector<int> logit_tokens_;
   std::vector<Sight> sights_;

@@ -1,6 +1,7 @@
 // What a decoder computes with: the numbers of its architecture and views of its weights.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -36,6 +37,10 @@ struct DecoderConfig {
   bool check_finite = false;
 
   int group_size() const { return heads_per_group * head_dim; }
+  // Tokens whose query heads share each load of a key: enough for some 32 rows, more than which
+  // saves little and takes room in the first cache.
+  int tile_tokens() const { return std::max(1, 32 / heads_per_group); }
+  int tile_rows() const { return tile_tokens() * heads_per_group; }
 };
 
 // A plane matrix and its bias, which is empty where the architecture has none.

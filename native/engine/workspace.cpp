@@ -49,7 +49,19 @@ void Workspace::reserve(const Kernels& kernels, const DecoderConfig& config,
   scratch.resize(workers);
   const size_t scratch_bytes = kernel_scratch(kernels, weights, tokens);
   for (AlignedBuffer<std::byte>& buffer : scratch) buffer.reserve(scratch_bytes);
+  attention.resize(workers);
+  for (TileRows& tile : attention) {
+    const size_t rows = config.tile_rows();
+    tile.rows.resize(rows);
+    tile.parts.reserve(3 * rows, config.head_dim);
+  }
   tokens_ = tokens;
+}
+
+void Workspace::reserve_context(size_t tiles, size_t tasks, int tile_rows, int head_dim) {
+  context.parts.reserve(tasks * tile_rows, head_dim);
+  if (context.chunks_done.size() < tiles)
+    context.chunks_done = std::vector<std::atomic<int>>(tiles);
 }
 
 size_t Workspace::size_bytes() const {
@@ -59,6 +71,9 @@ size_t Workspace::size_bytes() const {
   for (const FloatRows* rows : {&query, &key, &value, &attended, &gate, &up, &output})
     bytes += rows->size_bytes();
   for (const AlignedBuffer<std::byte>& buffer : scratch) bytes += buffer.size_bytes();
+  for (const TileRows& tile : attention)
+    bytes += tile.rows.size() * sizeof(AttentionRow) + tile.parts.size_bytes();
+  bytes += context.parts.size_bytes() + context.chunks_done.size() * sizeof(std::atomic<int>);
   return bytes + neurons.size_bytes();
 }
 

@@ -1,11 +1,13 @@
 // The scratch memory of a decoder: made for the largest step seen, never allocated within one.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <vector>
 
 #include "base/buffer.h"
 #include "engine/weights.h"
+#include "ops/attention.h"
 #include "ops/product.h"
 
 namespace pliant {
@@ -35,6 +37,19 @@ struct Lane {
   QuantizedRows quantized;  // of `normed`, or of the attention output
 };
 
+// The query heads of a tile of tokens that share keys, and parts of their results.
+struct TileRows {
+  std::vector<AttentionRow> rows;
+  AttentionParts parts;
+};
+
+// Results of chunks of the context that different workers compute; the worker that ends the last
+// chunk of a tile puts them together.
+struct ContextParts {
+  AttentionParts parts;                       // [tile and group][chunk][row of the tile]
+  std::vector<std::atomic<int>> chunks_done;  // [tile and group], 0 between phases
+};
+
 struct Workspace {
   std::vector<Lane> lanes;
   FloatRows query;     // [tokens][groups * group_size], rotated in place
@@ -46,10 +61,14 @@ struct Workspace {
   FloatRows output;    // [tokens][hidden], of `o` and of `down`
   QuantizedRows neurons;
   std::vector<AlignedBuffer<std::byte>> scratch;  // of the product kernels, one per worker
+  std::vector<TileRows> attention;                // one per worker
+  ContextParts context;
 
   // Makes room for a step of `tokens` tokens in `num_lanes` lanes.
   void reserve(const Kernels& kernels, const DecoderConfig& config, const DecoderWeights& weights,
                int tokens, int num_lanes, int workers);
+  // Makes room for attention split over the context: `tasks` of tile, group and chunk.
+  void reserve_context(size_t tiles, size_t tasks, int tile_rows, int head_dim);
   size_t size_bytes() const;
 
  private:

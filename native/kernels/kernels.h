@@ -59,25 +59,44 @@ struct Int8Activations {
 
 enum class Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2 };
 
-enum class CacheType : int { kFloat32 = 0, kFloat16 = 1 };
+// kInt8 rounds each entry of each group to codes with one fp32 scale, as activations are rounded:
+// x = scale * code, scale = max|x| / 127.
+enum class CacheType : int { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
 
-// One query head of one token against the cached keys and values of its KV group.
-// score_j = cap(scale * q.k_j) + log_weight_j over entries j in [begin, end) whose `visible` byte
-// is not zero (nullptr: all visible); y = softmax(score) V. At least one entry is visible.
+// One query head of one token, and what it has gathered from the entries of a call.
+struct AttentionRow {
+  const float* query = nullptr;      // [head_dim], rotated
+  float* output = nullptr;           // [head_dim], written
+  const uint8_t* visible = nullptr;  // [end - begin], indexed from begin, or nullptr: all
+  int begin = 0;                     // it sees the entries [begin, end) whose `visible` is not zero
+  int end = 0;
+  float maximum = 0.0f;  // written: of the scores; minus infinity where no entry was seen
+  float total = 0.0f;    // written: sum of exp(score - maximum)
+};
+
+// Rows of one sequence against the entries [begin, end) of the cache of their KV group, of which
+// `begin` is a multiple of kAttentionBlock. Over the entries that a row sees,
+//   score_j = cap(scale * q.k_j) + log_weight_j,   output = sum_j exp(score_j - maximum) v_j,
+// so that the results of several calls can be put together (ops/attention.h). A row's result does
+// not depend on the others, to the last bit.
 struct AttentionCall {
-  const float* query = nullptr;  // [head_dim], rotated
-  const void* keys = nullptr;    // [capacity][head_dim] of `type`
-  const void* values = nullptr;  // [capacity][head_dim] of `type`
+  const void* keys = nullptr;           // [capacity][head_dim] of `type`
+  const void* values = nullptr;         // [capacity][head_dim] of `type`
+  const float* key_scales = nullptr;    // [capacity], with kInt8
+  const float* value_scales = nullptr;  // [capacity], with kInt8
+  const float* log_weights = nullptr;   // [capacity] or nullptr (all 0)
   CacheType type = CacheType::kFloat16;
-  const float* log_weights = nullptr;  // [capacity] or nullptr (all 0)
-  const uint8_t* visible = nullptr;    // [end - begin], indexed from begin, or nullptr
   int begin = 0;
   int end = 0;
   int head_dim = 0;
   float scale = 1.0f;
-  float softcap = 0.0f;     // 0: none
-  float* output = nullptr;  // [head_dim]
+  float softcap = 0.0f;  // 0: none
+  AttentionRow* rows = nullptr;
+  int num_rows = 0;
 };
+
+// Entries whose scores become weights together. A multiple of every vector width.
+constexpr int kAttentionBlock = 64;
 
 // The functions of one instruction-set path. All are pure and thread-safe; work is split between
 // threads by tiles, tokens or heads outside.
@@ -118,8 +137,8 @@ struct Kernels {
   // y += x
   void (*add)(const float* x, int size, float* y);
 
-  // Stores `size` floats as cache entries of `type`.
-  void (*store)(const float* x, int size, CacheType type, void* y);
+  // Stores `size` floats as one cache entry of `type`; only kInt8 writes `scale`.
+  void (*store)(const float* x, int size, CacheType type, void* y, float* scale);
 
   void (*attend)(const AttentionCall& call);
 };

@@ -50,15 +50,16 @@ float midpoint(const PlaneMatrix& matrix, int code) {
   return float(code_step(matrix)) * (float(code) + 0.5f) - 128.0f;
 }
 
-void quantize_group(const float* x, int size, int8_t* codes, float* scale, int32_t* sum) {
+// Values that share one scale.
+void quantize_run(const float* x, int size, int8_t* codes, float* scale, int32_t* sum) {
   uint32_t maximum_bits = 0;
   for (int i = 0; i < size; ++i) {
     maximum_bits = std::max(maximum_bits, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
   }
   const QuantizeFactors factors = quantize_factors(maximum_bits);
-  std::memset(codes, 0, kGroupColumns);
   *scale = factors.scale;
   *sum = 0;
+  std::memset(codes, 0, size_t(size));
   if (factors.inverse == 0.0f) return;
   for (int i = 0; i < size; ++i) {
     codes[i] = int8_t(std::nearbyint(x[i] * factors.inverse));
@@ -71,7 +72,9 @@ void quantize(const float* x, int columns, int stride, int8_t* codes, float* sca
   for (int group = 0; group < stride / kGroupColumns; ++group) {
     const int begin = std::min(group * kGroupColumns, columns);
     const int size = std::min(columns - begin, kGroupColumns);
-    quantize_group(x + begin, size, codes + group * kGroupColumns, scales + group, sums + group);
+    int8_t* group_codes = codes + group * kGroupColumns;
+    std::memset(group_codes, 0, kGroupColumns);
+    quantize_run(x + begin, size, group_codes, scales + group, sums + group);
   }
 }
 
@@ -180,25 +183,36 @@ void add(const float* x, int size, float* y) {
   for (int i = 0; i < size; ++i) y[i] += x[i];
 }
 
-void store(const float* x, int size, CacheType type, void* y) {
+void store(const float* x, int size, CacheType type, void* y, float* scale) {
   if (type == CacheType::kFloat32) {
     std::memcpy(y, x, size_t(size) * sizeof(float));
-    return;
+  } else if (type == CacheType::kFloat16) {
+    uint16_t* halves = static_cast<uint16_t*>(y);
+    for (int i = 0; i < size; ++i) halves[i] = float_to_half(x[i]);
+  } else {
+    int32_t sum;
+    quantize_run(x, size, static_cast<int8_t*>(y), scale, &sum);
   }
-  uint16_t* halves = static_cast<uint16_t*>(y);
-  for (int i = 0; i < size; ++i) halves[i] = float_to_half(x[i]);
 }
 
-float cache_value(const void* entries, CacheType type, size_t index) {
-  if (type == CacheType::kFloat32) return static_cast<const float*>(entries)[index];
-  return half_to_float(static_cast<const uint16_t*>(entries)[index]);
+float cache_value(const void* entries, const float* scales, CacheType type, int entry, size_t i) {
+  switch (type) {
+    case CacheType::kFloat32:
+      return static_cast<const float*>(entries)[i];
+    case CacheType::kFloat16:
+      return half_to_float(static_cast<const uint16_t*>(entries)[i]);
+    case CacheType::kInt8:
+      return scales[entry] * float(static_cast<const int8_t*>(entries)[i]);
+  }
+  return 0.0f;
 }
 
-float score_of(const AttentionCall& call, int entry) {
+float score_of(const AttentionCall& call, const AttentionRow& row, int entry) {
   float dot = 0.0f;
   for (int i = 0; i < call.head_dim; ++i) {
     const size_t index = size_t(entry) * size_t(call.head_dim) + size_t(i);
-    dot = std::fma(call.query[i], cache_value(call.keys, call.type, index), dot);
+    const float key = cache_value(call.keys, call.key_scales, call.type, entry, index);
+    dot = std::fma(row.query[i], key, dot);
   }
   float score = call.scale * dot;
   if (call.softcap != 0.0f) score = call.softcap * std::tanh(score / call.softcap);
@@ -207,28 +221,32 @@ float score_of(const AttentionCall& call, int entry) {
 
 // Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867): one pass, rescaled whenever the
 // maximum grows.
-void attend(const AttentionCall& call) {
-  float maximum = -std::numeric_limits<float>::infinity();
-  float total = 0.0f;
-  std::fill_n(call.output, call.head_dim, 0.0f);
-  for (int entry = call.begin; entry < call.end; ++entry) {
-    if (call.visible != nullptr && call.visible[entry - call.begin] == 0) continue;
-    const float score = score_of(call, entry);
+void attend_row(const AttentionCall& call, AttentionRow& row) {
+  row.maximum = -std::numeric_limits<float>::infinity();
+  row.total = 0.0f;
+  std::fill_n(row.output, call.head_dim, 0.0f);
+  for (int entry = std::max(call.begin, row.begin); entry < std::min(call.end, row.end); ++entry) {
+    if (row.visible != nullptr && row.visible[entry - row.begin] == 0) continue;
+    const float score = score_of(call, row, entry);
     if (score == -std::numeric_limits<float>::infinity()) continue;  // an entry of weight zero
-    if (score > maximum) {
-      const float rescale = std::exp(maximum - score);
-      total *= rescale;
-      for (int i = 0; i < call.head_dim; ++i) call.output[i] *= rescale;
-      maximum = score;
+    if (score > row.maximum) {
+      const float rescale = std::exp(row.maximum - score);
+      row.total *= rescale;
+      for (int i = 0; i < call.head_dim; ++i) row.output[i] *= rescale;
+      row.maximum = score;
     }
-    const float weight = std::exp(score - maximum);
-    total += weight;
+    const float weight = std::exp(score - row.maximum);
+    row.total += weight;
     for (int i = 0; i < call.head_dim; ++i) {
       const size_t index = size_t(entry) * size_t(call.head_dim) + size_t(i);
-      call.output[i] = std::fma(weight, cache_value(call.values, call.type, index), call.output[i]);
+      const float value = cache_value(call.values, call.value_scales, call.type, entry, index);
+      row.output[i] = std::fma(weight, value, row.output[i]);
     }
   }
-  for (int i = 0; i < call.head_dim; ++i) call.output[i] /= total;
+}
+
+void attend(const AttentionCall& call) {
+  for (int row = 0; row < call.num_rows; ++row) attend_row(call, call.rows[row]);
 }
 
 }  // namespace

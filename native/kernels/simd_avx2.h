@@ -36,6 +36,15 @@ struct Avx2 {
     std::memcpy(halves, p, size_t(count) * sizeof(uint16_t));
     return load_half(halves);
   }
+  static Float load_int8(const int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  }
+  static Float load_int8_first(const int8_t* p, int count) {
+    int8_t bytes[kLanes] = {};
+    std::memcpy(bytes, p, size_t(count));
+    return load_int8(bytes);
+  }
   static void store_half_first(uint16_t* p, Float value, int count) {
     uint16_t halves[kLanes];
     _mm_storeu_si128(reinterpret_cast<__m128i*>(halves),

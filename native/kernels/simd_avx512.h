@@ -32,6 +32,13 @@ struct Avx512 {
   static Float load_half_first(const uint16_t* p, int count) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p));
   }
+  static Float load_int8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
+  static Float load_int8_first(const int8_t* p, int count) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), p)));
+  }
   static void store_half_first(uint16_t* p, Float value, int count) {
     const __m256i halves = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_mask_storeu_epi16(p, first(count), halves);

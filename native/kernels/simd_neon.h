@@ -38,6 +38,12 @@ struct Neon {
     std::memcpy(halves, p, size_t(count) * sizeof(uint16_t));
     return load_half(halves);
   }
+  static Float load_int8(const int8_t* p) { return load_int8_first(p, kLanes); }
+  static Float load_int8_first(const int8_t* p, int count) {
+    int8_t bytes[8] = {};
+    std::memcpy(bytes, p, size_t(count));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(bytes)))));
+  }
   static void store_half_first(uint16_t* p, Float value, int count) {
     uint16_t halves[kLanes];
     vst1_u16(halves, vreinterpret_u16_f16(vcvt_f16_f32(value)));

@@ -199,15 +199,39 @@ struct VectorKernels {
     });
   }
 
-  static void store(const float* x, int size, CacheType type, void* y) {
-    if (type == CacheType::kFloat32) {
-      std::memcpy(y, x, size_t(size) * sizeof(float));
+  // One cache entry as codes with one scale: the arithmetic of quantize_group at any size.
+  static void store_int8(const float* x, int size, int8_t* codes, float* scale) {
+    Int maxima = Simd::set32(0);
+    for_each_vector<Simd>(size, [&](int i, auto count) PLIANT_BODY {
+      const Int magnitude =
+          Simd::bit_and(Simd::bits(load_some<Simd>(x + i, count)), Simd::set32(0x7fffffff));
+      maxima = Simd::max_unsigned(maxima, magnitude);
+    });
+    const QuantizeFactors factors = quantize_factors(Simd::max_unsigned(maxima));
+    *scale = factors.scale;
+    if (factors.inverse == 0.0f) {
+      std::memset(codes, 0, size_t(size));
       return;
     }
-    uint16_t* halves = static_cast<uint16_t*>(y);
     for_each_vector<Simd>(size, [&](int i, auto count) PLIANT_BODY {
-      Simd::store_half_first(halves + i, load_some<Simd>(x + i, count), int(count));
+      const Float scaled = Simd::mul(load_some<Simd>(x + i, count), Simd::set(factors.inverse));
+      int8_t vector[kLanes];
+      Simd::store_as_int8(vector, Simd::nearest(scaled));
+      std::memcpy(codes + i, vector, size_t(count));
     });
+  }
+
+  static void store(const float* x, int size, CacheType type, void* y, float* scale) {
+    if (type == CacheType::kFloat32) {
+      std::memcpy(y, x, size_t(size) * sizeof(float));
+    } else if (type == CacheType::kFloat16) {
+      uint16_t* halves = static_cast<uint16_t*>(y);
+      for_each_vector<Simd>(size, [&](int i, auto count) PLIANT_BODY {
+        Simd::store_half_first(halves + i, load_some<Simd>(x + i, count), int(count));
+      });
+    } else {
+      store_int8(x, size, static_cast<int8_t*>(y), scale);
+    }
   }
 };
 

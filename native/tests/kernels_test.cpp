@@ -233,55 +233,108 @@ void check_elementwise(const Kernels& scalar, const Kernels& path) {
       values[4] = 3e-8f, values[5] = -6.1e-5f, values[6] = 1e-9f, values[7] = 2049.0f;
     }
     std::vector<uint16_t> half_a(n), half_b(n);
-    scalar.store(values.data(), size, CacheType::kFloat16, half_a.data());
-    path.store(values.data(), size, CacheType::kFloat16, half_b.data());
+    scalar.store(values.data(), size, CacheType::kFloat16, half_a.data(), nullptr);
+    path.store(values.data(), size, CacheType::kFloat16, half_b.data(), nullptr);
     expect(half_a == half_b, isa + " store " + std::to_string(size));
+    std::vector<int8_t> codes_a(n), codes_b(n);
+    float scale_a = 0.0f, scale_b = 0.0f;
+    scalar.store(x.data(), size, CacheType::kInt8, codes_a.data(), &scale_a);
+    path.store(x.data(), size, CacheType::kInt8, codes_b.data(), &scale_b);
+    expect(codes_a == codes_b && scale_a == scale_b, isa + " store int8 " + std::to_string(size));
   }
 }
 
-void check_attend(const Kernels& scalar, const Kernels& path) {
-  for (int head_dim : {2, 8, 24, 32, 64, 80, 128, 256}) {
-    for (int entries : {1, 3, 4, 63, 64, 65, 200}) {
-      for (int variant = 0; variant < 8; ++variant) {
-        const size_t size = size_t(entries) * size_t(head_dim);
-        const auto query = exact(normals(size_t(head_dim), 1.0f));
-        const auto keys = exact(normals(size, 1.0f)), values = exact(normals(size, 1.0f));
-        std::vector<uint16_t> half_keys(size), half_values(size);
-        scalar.store(keys.data(), int(size), CacheType::kFloat16, half_keys.data());
-        scalar.store(values.data(), int(size), CacheType::kFloat16, half_values.data());
-        std::vector<uint8_t> visible(static_cast<size_t>(entries));
-        for (uint8_t& flag : visible) flag = random_bits() % 3 != 0;
-        visible.back() = 1;
-        auto log_weights = normals(size_t(entries), 1.0f);
-        if (entries > 3) log_weights[1] = -INFINITY;
-        std::vector<float> a(static_cast<size_t>(head_dim)), b(a);
-        AttentionCall call;
-        const bool half = (variant & 1) != 0;
-        call.query = query.data();
-        call.keys = half ? static_cast<const void*>(half_keys.data()) : keys.data();
-        call.values = half ? static_cast<const void*>(half_values.data()) : values.data();
-        call.type = half ? CacheType::kFloat16 : CacheType::kFloat32;
-        call.begin = (variant & 2) != 0 ? entries / 3 : 0;
-        call.end = entries;
-        call.visible = (variant & 2) != 0 ? visible.data() + call.begin : nullptr;
-        call.log_weights = (variant & 4) != 0 ? log_weights.data() : nullptr;
-        call.softcap = (variant & 4) != 0 ? 20.0f : 0.0f;
-        call.head_dim = head_dim;
-        call.scale = 1.0f / std::sqrt(float(head_dim));
-        call.output = a.data();
-        scalar.attend(call);
-        call.output = b.data();
-        path.attend(call);
-        // A score differs by 2 (d + 2) u |q||k| scale, |q||k| scale < 4 sqrt(d), and by 16 u of the
-        // cap; a weight by as much, relative; |v| < 6. Sums over entries: 2 (n + 8) u |v|.
-        const double score = 2 * (head_dim + 2) * 4 * std::sqrt(head_dim) + 16 * 20;
-        const double bound = 0x1p-24 * 6 * (2 * score + 2 * (entries + 8));
-        expect(distance(a, b, bound) <= 1.0,
-               std::string(path.isa) + " attend " + std::to_string(head_dim) + " " +
-                   std::to_string(entries) + " " + std::to_string(variant));
-      }
+// Entries [entries][head_dim] in memory of exactly the size that a cache of their type has.
+struct StoredEntries {
+  std::vector<uint8_t> rows;
+  std::vector<float> scales;
+
+  StoredEntries(const Kernels& kernels, const std::vector<float>& values, int entries, int head_dim,
+                CacheType type) {
+    const size_t value_bytes = type == CacheType::kFloat32   ? 4
+                               : type == CacheType::kFloat16 ? 2
+                                                             : 1;
+    rows.resize(values.size() * value_bytes);
+    scales.resize(size_t(entries));
+    for (int entry = 0; entry < entries; ++entry) {
+      const size_t first = size_t(entry) * size_t(head_dim);
+      kernels.store(values.data() + first, head_dim, type, rows.data() + first * value_bytes,
+                    &scales[size_t(entry)]);
     }
   }
+};
+
+// Rows that see all, a part from the middle on, and what a mask leaves.
+struct RandomRows {
+  std::vector<float> queries, outputs;
+  std::vector<uint8_t> visible;
+  std::vector<AttentionRow> rows;
+
+  RandomRows(int num_rows, int entries, int head_dim)
+      : queries(exact(normals(size_t(num_rows * head_dim), 1.0f))),
+        outputs(queries.size()),
+        visible(size_t(entries)) {
+    for (uint8_t& flag : visible) flag = random_bits() % 3 != 0;
+    visible.back() = 1;
+    for (int row = 0; row < num_rows; ++row) {
+      AttentionRow it;
+      it.query = queries.data() + row * head_dim;
+      it.output = outputs.data() + row * head_dim;
+      it.begin = row % 3 == 1 ? entries / 3 : 0;
+      it.end = row % 4 == 2 ? (entries + it.begin + 1) / 2 : entries;
+      if (row % 3 == 2 && it.end == entries) it.visible = visible.data();
+      rows.push_back(it);
+    }
+  }
+};
+
+void check_attend_size(const Kernels& scalar, const Kernels& path, int num_rows, int entries,
+                       int head_dim, int variant) {
+  const size_t size = size_t(entries) * size_t(head_dim);
+  const CacheType type = CacheType(variant % 3);
+  const auto keys = exact(normals(size, 1.0f)), values = exact(normals(size, 1.0f));
+  const StoredEntries stored_keys(scalar, keys, entries, head_dim, type);
+  const StoredEntries stored_values(path, values, entries, head_dim, type);
+  auto log_weights = normals(size_t(entries), 1.0f);
+  if (entries > 3) log_weights[1] = -INFINITY;
+  RandomRows random(num_rows, entries, head_dim);
+  AttentionCall call;
+  call.keys = stored_keys.rows.data();
+  call.values = stored_values.rows.data();
+  call.key_scales = stored_keys.scales.data();
+  call.value_scales = stored_values.scales.data();
+  call.type = type;
+  call.end = entries;
+  call.log_weights = variant >= 3 ? log_weights.data() : nullptr;
+  call.softcap = variant >= 3 ? 20.0f : 0.0f;
+  call.head_dim = head_dim;
+  call.scale = 1.0f / std::sqrt(float(head_dim));
+  call.rows = random.rows.data();
+  call.num_rows = num_rows;
+  const auto finished = [&](const Kernels& kernels) {
+    kernels.attend(call);
+    std::vector<float> output;
+    for (int i = 0; i < num_rows * head_dim; ++i)
+      output.push_back(random.outputs[size_t(i)] / random.rows[size_t(i / head_dim)].total);
+    return output;
+  };
+  const std::vector<float> a = finished(scalar), b = finished(path);
+  // A score differs by 2 (d + 3) u |q||k| scale, |q||k| scale < 4 sqrt(d), and by 16 u of the
+  // cap; a weight by as much, relative; |v| < 6. Sums over entries: 2 (n + 8) u |v|.
+  const double score = 2 * (head_dim + 3) * 4 * std::sqrt(head_dim) + 16 * 20;
+  const double bound = 0x1p-24 * 6 * (2 * score + 2 * (entries + 8));
+  expect(distance(a, b, bound) <= 1.0, std::string(path.isa) + " attend " +
+                                           std::to_string(num_rows) + " " +
+                                           std::to_string(head_dim) + " " +
+                                           std::to_string(entries) + " " + std::to_string(variant));
+}
+
+void check_attend(const Kernels& scalar, const Kernels& path) {
+  for (int head_dim : {2, 8, 24, 32, 64, 80, 128, 256})
+    for (int entries : {1, 3, 4, 63, 64, 65, 200})
+      for (int num_rows : {1, 2, 3, 4, 7, 18})
+        for (int variant = 0; variant < 6; ++variant)
+          check_attend_size(scalar, path, num_rows, entries, head_dim, variant);
 }
 
 void check_half() {

@@ -266,19 +266,27 @@ class Kernels(Protocol):
     def store_half(self, isa: str, x: NDArray[np.float32]) -> NDArray[np.uint16]:
         """fp16 bits, rounded to nearest even."""
 
+    def store_int8(self, isa: str, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
+        """Codes and scale of one cache entry."""
+
     def attend(
         self,
         isa: str,
-        query: NDArray[np.float32],
+        queries: NDArray[np.float32],
         keys: NDArray[np.float32],
         values: NDArray[np.float32],
-        half: bool,
-        begin: int = 0,
+        cache: str,
+        begins: Sequence[int],
+        ends: Sequence[int],
         scale: float = 1.0,
         softcap: float = 0.0,
         log_weights: NDArray[np.float32] | None = None,
         visible: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.float32]:
-        """Attention of one query head over the entries from `begin` on."""
+        """Attention of query heads `[R, D]`, each over its entries [begin, end) that are visible.
+
+        Keys and values `[N, D]` are stored as `cache` (float32, float16 or int8) first; `visible`
+        is `[R, N]`.
+        """
 
 kernels: Kernels

@@ -100,9 +100,13 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 8 * self.weight_bytes / self.num_parameters
 
     def cache_bytes(self, tokens: int, bytes_per_value: int = 2) -> int:
-        """Bytes of keys and values of `tokens` cached tokens of one sequence."""
-        per_token = 2 * sum(self.shape.groups) * self.spec.head_dim
-        return per_token * tokens * bytes_per_value
+        """Bytes of keys and values of `tokens` cached tokens of one sequence.
+
+        Values of 1 byte (an int8 cache) come with an fp32 scale for each key and each value.
+        """
+        scale_bytes = 4 if bytes_per_value == 1 else 0
+        row_bytes = self.spec.head_dim * bytes_per_value + scale_bytes
+        return 2 * sum(self.shape.groups) * row_bytes * tokens
 
     def _num_vector_entries(self) -> int:
         spec = self.spec

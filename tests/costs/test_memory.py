@@ -42,6 +42,15 @@ def test_float32_caches_are_twice_as_large() -> None:
     assert full.cache_bytes - 64 * 8 == 2 * (half.cache_bytes - 64 * 8)
 
 
+def test_int8_caches_have_scales_beside_them() -> None:
+    subnet = cut(3, 1.0, 4)
+    cost = subnet_memory(subnet, WorkingSet(context=64, cache_value_bytes=1))
+    # keys and values of 2 groups: 12 codes and a scale, 3 blocks
+    assert cost.cache_bytes == 64 * (2 * 2 * (12 + 4) * 3 + 8)
+    traffic = decode_traffic(subnet, context=10, cache_value_bytes=1)
+    assert traffic.cache_bytes == subnet.cache_bytes(11, 1)
+
+
 @given(
     st.integers(1, 2), st.sampled_from([0.5, 0.75]), st.integers(1, 7), st.integers(0, 200),
     st.sampled_from(["depth", "width", "planes", "context", "chunk"]),
@@ -62,10 +71,14 @@ def test_every_axis_costs_memory(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"context": -1}, {"context": 1, "sequences": 0}, {"context": 1, "chunk": 0}]
-)
+    "wrong",
+    [
+        {"context": -1}, {"context": 1, "sequences": 0}, {"context": 1, "chunk": 0},
+        {"context": 1, "cache_value_bytes": 3},
+    ],
+)  # fmt: skip
 def test_working_sets_that_cannot_run(wrong: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="cannot run"):
+    with pytest.raises(UsageError, match=r"cannot run|asked for"):
         WorkingSet(**wrong)
 
 

@@ -247,37 +247,6 @@ def test_store_rounds_as_numpy(path: str) -> None:
     np.testing.assert_array_equal(kernels.store_half(path, x), expected)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-@pytest.mark.parametrize(("entries", "head_dim"), [(1, 2), (5, 24), (64, 32), (131, 80), (300, 64)])
-def test_attend(path: str, half: bool, entries: int, head_dim: int) -> None:
-    rng = np.random.default_rng(entries)
-    query_D = rng.standard_normal(head_dim).astype(np.float32)
-    key_ND, value_ND = rng.standard_normal((2, entries, head_dim)).astype(np.float32)
-    if half:
-        key_ND, value_ND = (a.astype(np.float16).astype(np.float32) for a in (key_ND, value_ND))
-    begin, softcap, scale = entries // 4, 10.0, head_dim**-0.5
-    log_weight_N = rng.standard_normal(entries).astype(np.float32)
-    visible = (rng.random(entries - begin) < 0.7).astype(np.uint8)
-    visible[-1] = 1
-
-    dot_N = key_ND.astype(np.float64) @ query_D * scale
-    score_N = softcap * np.tanh(dot_N / softcap) + log_weight_N
-    score_N = np.where(visible, score_N[begin:], -np.inf)
-    weight_N = np.exp(score_N - score_N.max())
-    weight_N /= weight_N.sum()
-    expected_D = weight_N @ value_ND[begin:]
-
-    y_D = kernels.attend(
-        path, query_D, key_ND, value_ND, half, begin, scale, softcap, log_weight_N, visible
-    )
-    # A score is off by the rounding of a dot product and 16 u of the cap, a weight by twice that
-    # relative to itself, and the sum over entries by its own rounding.
-    dot_error = 2 * (head_dim + 2) * UNIT * (np.abs(key_ND) @ np.abs(query_D)).max() * scale
-    relative = 2 * (dot_error + 16 * UNIT * softcap) + 2 * (entries + 8) * UNIT
-    assert np.all(np.abs(y_D - expected_D) <= relative * (weight_N @ np.abs(value_ND[begin:])))
-
-
 def test_requested_path_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLIANT_ISA", "scalar")
     assert kernels.best() == "scalar"

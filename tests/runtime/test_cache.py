@@ -13,16 +13,23 @@ import pytest
 
 from pliant.errors import GenerationError, OutOfSpaceError, UsageError
 from pliant.runtime import Chunk, Engine
+from pliant.runtime.engine import CACHE_VALUE_BYTES
 
 EngineMaker = Callable[..., Engine]
 
 
 def test_bytes_are_those_of_the_subnet_and_its_bookkeeping(make_engine: EngineMaker) -> None:
-    for cache_type, value_bytes in (("float16", 2), ("float32", 4)):
+    for cache_type, value_bytes in CACHE_VALUE_BYTES.items():
         engine = make_engine({"cache_type": cache_type})
         cache = engine.new_cache(100)
         assert cache.num_bytes == engine.subnet.cache_bytes(100, value_bytes) + 100 * (4 + 4)
         assert (cache.length, cache.capacity) == (0, 100)
+        assert engine.memory()["cache"] == cache.num_bytes
+
+
+def test_int8_caches_have_a_scale_for_each_key_and_value(make_engine: EngineMaker) -> None:
+    """Two blocks of three groups of 12: codes, scales, position and log-weight."""
+    assert make_engine({"cache_type": "int8"}).new_cache(1).num_bytes == 2 * 6 * (12 + 4) + 8
 
 
 @pytest.mark.parametrize("capacity", [0, -3, 601, 2**40])
@@ -68,13 +75,15 @@ def test_truncate_forgets_the_end(make_engine: EngineMaker) -> None:
     assert cache.length == 0
 
 
-def test_a_clone_is_independent(make_engine: EngineMaker) -> None:
-    engine = make_engine()
+@pytest.mark.parametrize("cache_type", CACHE_VALUE_BYTES)
+def test_a_clone_is_independent(make_engine: EngineMaker, cache_type: str) -> None:
+    engine = make_engine({"cache_type": cache_type})
     cache = engine.new_cache(8)
     engine.forward_chunk([Chunk([1, 2], cache)])
     copy = cache.clone()
-    engine.forward_chunk([Chunk([3], copy)])
+    of_copy = engine.forward_chunk([Chunk([3], copy)])[0]
     assert (cache.length, copy.length, copy.capacity) == (2, 3, 8)
+    np.testing.assert_array_equal(engine.forward_chunk([Chunk([3], cache)])[0], of_copy)
 
 
 @pytest.mark.parametrize("weights", [[0.0], [0.0, np.nan], [np.inf, 0.0]])

@@ -29,28 +29,42 @@ def run(engine: Engine, tokens: NDArray[np.int32], sizes: Sequence[int] = ()) ->
     return np.concatenate([engine.forward_chunk([Chunk(p, cache, logits="all")])[0] for p in parts])
 
 
-@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize(
+    ("activations", "cache_type"), [("int8", "float16"), ("float32", "float32"), ("int8", "int8")]
+)
 @pytest.mark.parametrize("groups", [3, 1])
-def test_any_number_of_threads(make_engine: EngineMaker, groups: int, activations: str) -> None:
+def test_any_number_of_threads(
+    make_engine: EngineMaker, groups: int, activations: str, cache_type: str
+) -> None:
+    """Also where threads share the context of a group: beyond 256 tokens, 1 or 3 groups."""
     changes = {"num_groups": groups, "hidden_size": 200, "vocab_size": 2000, "ffn_size": 420}
+    options = {"activations": activations, "cache_type": cache_type}
     tokens, results = tokens_of(300), []
     for threads in (1, 2, 3, 5):
-        with make_engine({"threads": threads, "activations": activations}, **changes) as engine:
+        with make_engine({"threads": threads, **options}, **changes) as engine:
             # One long chunk, one short one, single tokens: every way of splitting work.
             results.append(run(engine, tokens, (260, 4, *[1] * 20)))
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.parametrize("cache_type", ["float16", "int8"])
 @pytest.mark.parametrize("sizes", [(1,) * 39, (5, 1, 20), (39,), (17, 17)])
-def test_any_way_of_cutting_into_chunks(make_engine: EngineMaker, sizes: tuple[int, ...]) -> None:
-    engine, tokens = make_engine(), tokens_of(40)
+def test_any_way_of_cutting_into_chunks(
+    make_engine: EngineMaker, sizes: tuple[int, ...], cache_type: str
+) -> None:
+    engine, tokens = make_engine({"cache_type": cache_type}), tokens_of(40)
     np.testing.assert_array_equal(run(engine, tokens, sizes), run(engine, tokens))
 
 
-def test_steps_of_a_long_prompt_leave_no_trace(make_engine: EngineMaker) -> None:
-    engine, tokens = make_engine(), tokens_of(600)
-    np.testing.assert_array_equal(run(engine, tokens), run(engine, tokens, (100, 300, 1)))
+@pytest.mark.parametrize("windows", [(6, 0), (100, 270)])
+def test_steps_of_a_long_prompt_leave_no_trace(
+    make_engine: EngineMaker, windows: tuple[int, int]
+) -> None:
+    """Decoding at the end too, where windows begin in the middle of blocks and chunks."""
+    engine, tokens = make_engine(block_windows=windows), tokens_of(600)
+    sizes = (100, 300, 1, *[1] * 150)
+    np.testing.assert_array_equal(run(engine, tokens), run(engine, tokens, sizes))
 
 
 def test_batch_mates_do_not_matter(make_engine: EngineMaker) -> None:

@@ -23,7 +23,7 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     The default chunk of 1 is a decoding step. Prefill takes steps of many tokens and needs their
     scratch for as long as it lasts; ask with a larger `chunk` what that is. `cache_value_bytes` is
-    2 for float16 caches and 4 for float32 ones.
+    2 for float16 caches, 4 for float32 ones and 1 for int8 ones, whose scales are counted too.
     """
 
     context: int
@@ -32,6 +32,11 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cache_value_bytes: int = 2
 
     def __post_init__(self) -> None:
+        if self.cache_value_bytes not in (1, 2, 4):
+            raise UsageError(
+                f"A cache of {self.cache_value_bytes} bytes a value was asked for; use 1 (int8), "
+                "2 (float16) or 4 (float32)."
+            )
         if self.context < 0 or self.sequences < 1 or self.chunk < 1:
             raise UsageError(
                 f"A context of {self.context} tokens for {self.sequences} sequences in chunks of "
@@ -68,7 +73,8 @@ def scratch_bytes(subnet: Subnet, chunk: int) -> int:
 
     Per token: residual, norm and output (hidden), query and attention output (query rows), key and
     value, gate and up (neurons), cosines and sines; int8 copies of the rows that enter `q` and
-    `down`. Buffers of the product kernels, a few kB per thread, are left out.
+    `down`. Buffers of the kernels, some dozens of kB per thread, are left out, and the parts of results
+    where threads share a long context of few groups.
     """
     spec, shape = subnet.spec, subnet.shape
     hidden = spec.hidden_size

@@ -27,7 +27,7 @@ class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def decode_traffic(subnet: Subnet, context: int, cache_value_bytes: int = 2) -> TokenTraffic:
-    """Traffic of one token behind `context` cached ones.
+    """Traffic of one token behind `context` cached ones, of 1 (int8), 2 or 4 bytes a value.
 
     Every kept matrix is read once, of the embedding only the token's own row; the cache is read
     over the part that each block's window shows and written by one entry.
@@ -42,8 +42,9 @@ def decode_traffic(subnet: Subnet, context: int, cache_value_bytes: int = 2) -> 
     for groups, block in zip(subnet.shape.groups, subnet.shape.blocks, strict=True):
         window = spec.block_windows[block]
         seen = min(context, window) if window else context
-        entries += 2 * groups * spec.head_dim * (seen + 1)
-    return TokenTraffic(weight_bytes=weights, cache_bytes=entries * cache_value_bytes)
+        entries += 2 * groups * (seen + 1)
+    row_bytes = spec.head_dim * cache_value_bytes + (4 if cache_value_bytes == 1 else 0)
+    return TokenTraffic(weight_bytes=weights, cache_bytes=entries * row_bytes)
 
 
 def tokens_per_second_bound(traffic: TokenTraffic, bytes_per_second: float) -> float:

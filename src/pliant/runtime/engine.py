@@ -21,7 +21,9 @@ from pliant.subnet import Subnet
 
 KVCache = _native.KVCache
 Activations = Literal["int8", "float32"]
-CacheType = Literal["float16", "float32"]
+CacheType = Literal["float16", "float32", "int8"]
+#: Bytes of one stored key or value; what `costs` takes. int8 rows have an fp32 scale beside them.
+CACHE_VALUE_BYTES: dict[CacheType, int] = {"int8": 1, "float16": 2, "float32": 4}
 
 
 class WeightSource(Protocol):
@@ -48,7 +50,8 @@ class Engine:
       quota counted). Results do not depend on it.
     - `activations`: "int8" rounds them per group of 64 before each matrix product, as the fast
       kernels need; "float32" is the exact reference.
-    - `cache_type`: the type of stored keys and values.
+    - `cache_type`: the type of stored keys and values: "float16", "float32", or "int8" with one
+      scale per token and head, which halves the bytes that a long context costs.
     - `check_finite`: after every operation look for NaN and infinity and raise `GenerationError`
       naming block and operation; slow, for debugging.
 
@@ -202,8 +205,8 @@ def _config(
     if activations not in ("int8", "float32"):
         raise UsageError(f"Activations {activations!r} were asked for; use int8 or float32.")
     config.mode = getattr(_native.ActivationMode, activations)
-    if cache_type not in ("float16", "float32"):
-        raise UsageError(f"A cache of {cache_type!r} was asked for; use float16 or float32.")
+    if cache_type not in CACHE_VALUE_BYTES:
+        raise UsageError(f"A cache of {cache_type!r} was asked for; use float16, float32 or int8.")
     config.cache_type = getattr(_native.CacheType, cache_type)
     for rope in spec.ropes:
         frequencies = rope.frequencies(spec.head_dim, spec.max_context)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 
 from pliant.artifact import Artifact
 from pliant.errors import UsageError
 from pliant.runtime.chat import Message, plain_chat
-from pliant.runtime.engine import Engine
+from pliant.runtime.engine import Activations, CacheType, Engine
 from pliant.runtime.generation import Generation, TextStream, generate_batch, stream
 from pliant.runtime.sampling import SamplingOptions
 from pliant.runtime.tokenizer import Tokenizer
@@ -120,8 +120,8 @@ class Pliant:
         address: str | Subnet = "",
         *,
         threads: int | None = None,
-        activations: Literal["int8", "float32"] = "int8",
-        cache_type: Literal["float16", "float32"] = "float16",
+        activations: Activations = "int8",
+        cache_type: CacheType = "float16",
     ) -> TextEngine:
         """An engine that runs one subnet: an address, a saved cut's name, or the value itself.
 
