@@ -19,46 +19,24 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from pliant._native import kernels
-from pliant.bits.layout import plane_bytes, scale_bytes
 from pliant.costs import decode_traffic
 from pliant.measurement import Measurement
 from pliant.runtime.chunk import Chunk
 from pliant.runtime.engine import CACHE_VALUE_BYTES, CacheType, Engine
-from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
+from random_bits import RandomBits, llama
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
 
 CONTEXTS = [1, 512, 2048, 8192]
 READ_BYTES = 2**27
-SPEC = ModelSpec(
-    architecture="llama", vocab_size=64, hidden_size=2048, num_blocks=4, num_heads=32,
-    num_groups=8, head_dim=64, ffn_size=64, max_context=2**14, attention_scale=0.125,
-    tied_embeddings=True,
+SPEC = llama(
+    vocab_size=64, hidden_size=2048, num_blocks=4, num_heads=32, num_groups=8, head_dim=64,
+    ffn_size=64, max_context=2**14,
 )  # fmt: skip
-
-
-class RandomBits:
-    """Weights of `SPEC` without meaning."""
-
-    spec = SPEC
-
-    def planes(self, name: str) -> list[NDArray[np.uint8]]:
-        """Noise, the same for every plane."""
-        size = plane_bytes(*SPEC.tensors()[name])
-        return [np.frombuffer(np.random.default_rng(size).bytes(size), np.uint8)] * 4
-
-    def scales(self, name: str) -> NDArray[np.uint16]:
-        """The same small scale everywhere."""
-        return np.full(scale_bytes(*SPEC.tensors()[name]) // 2, 2e-4, np.float16).view(np.uint16)
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """Norms that change nothing."""
-        return np.ones(SPEC.tensors()[name], np.float32)
 
 
 def seconds_per_token(engine: Engine, cache: Any, length: int, runs: int) -> list[float]:
@@ -76,7 +54,7 @@ def seconds_per_token(engine: Engine, cache: Any, length: int, runs: int) -> lis
 def measured(cache_type: CacheType, threads: int, runs: int) -> Iterator[dict[str, Any]]:
     """One line for each context."""
     subnet = Subnet.full(SPEC, 1)
-    with Engine(RandomBits(), subnet, threads, cache_type=cache_type) as engine:
+    with Engine(RandomBits(SPEC), subnet, threads, cache_type=cache_type) as engine:
         cache = engine.new_cache(CONTEXTS[-1] + 1)
         tokens = np.random.default_rng(0).integers(0, SPEC.vocab_size, CONTEXTS[-1], np.int32)
         start = time.perf_counter()

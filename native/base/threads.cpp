@@ -1,11 +1,10 @@
 #include "base/threads.h"
 
-#include <algorithm>
-#include <cmath>
-#include <fstream>
-#include <set>
+#include <chrono>
 #include <stdexcept>
 #include <string>
+
+#include "base/cpus.h"
 
 #if defined(__linux__)
 #  include <pthread.h>
@@ -15,9 +14,12 @@
 namespace pliant {
 namespace {
 
-// About 30 microseconds of waiting: longer than the serial stretches between the phases of a
-// token, short enough that an idle process and a worker robbed of its core cost nothing.
-constexpr int kNumSpins = 1000;
+// Looks at a flag before sleeping; each takes 10 to 40 ns. A caller waits for workers a little
+// longer than they differ. Workers wait for the next phase longer, over what a caller does between
+// two tokens, since waking one takes as long as a phase; after a tenth of a millisecond an idle
+// process costs nothing.
+constexpr int kCallerSpins = 1000;
+constexpr int kWorkerSpins = 3000;
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -27,35 +29,29 @@ void pause_cpu() {
 #endif
 }
 
-// Waits while `value` is `old`: first awake, then asleep in the kernel.
-uint32_t wait_for_change(const std::atomic<uint32_t>& value, uint32_t old, int num_spins) {
+// The value once it is no longer `old`, or `old` after so many looks.
+uint32_t spin_while(const std::atomic<uint32_t>& value, uint32_t old, int num_spins) {
   for (int spin = 0; spin < num_spins; ++spin) {
     const uint32_t now = value.load(std::memory_order_acquire);
     if (now != old) return now;
     pause_cpu();
   }
-  value.wait(old, std::memory_order_acquire);
-  return value.load(std::memory_order_acquire);
+  return old;
 }
 
+double seconds_now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+// The CPU this thread runs on, or -1 where the system does not say.
+int current_cpu() {
 #if defined(__linux__)
-// The first CPU of the physical core of `cpu`; `cpu` itself where the kernel does not say.
-int first_sibling(int cpu) {
-  std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
-                     "/topology/thread_siblings_list");
-  int first = cpu;
-  file >> first;
-  return file.fail() ? cpu : first;
-}
-
-// CPUs' worth of time the cgroup grants, or `fallback` without a quota.
-int cgroup_cpus(int fallback) {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  double quota = 0, period = 0;
-  if (!(file >> quota >> period) || period <= 0) return fallback;  // "max": not a number
-  return std::max(1, int(std::ceil(quota / period)));
-}
+  return sched_getcpu();
+#else
+  return -1;
 #endif
+}
 
 void pin_to(std::thread& thread, int cpu) {
 #if defined(__linux__)
@@ -70,53 +66,24 @@ void pin_to(std::thread& thread, int cpu) {
 
 }  // namespace
 
-std::vector<int> allowed_cpus() {
-  std::vector<int> cores, siblings;
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    std::set<int> seen;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (!CPU_ISSET(cpu, &set)) continue;
-      (seen.insert(first_sibling(cpu)).second ? cores : siblings).push_back(cpu);
-    }
-  }
-#endif
-  cores.insert(cores.end(), siblings.begin(), siblings.end());
-  if (cores.empty()) {
-    const int count = std::max(1u, std::thread::hardware_concurrency());
-    for (int cpu = 0; cpu < count; ++cpu) cores.push_back(cpu);
-  }
-  return cores;
-}
-
-int default_threads() {
-  const std::vector<int> cpus = allowed_cpus();
-  int count = int(cpus.size());
-#if defined(__linux__)
-  std::set<int> cores;
-  for (int cpu : cpus) cores.insert(first_sibling(cpu));
-  count = std::min(int(cores.size()), cgroup_cpus(count));
-#endif
-  return std::clamp(count, 1, kMaxThreads);
-}
-
 ThreadPool::ThreadPool(int threads) : size_(threads) {
   if (threads < 1 || threads > kMaxThreads) {
     throw std::invalid_argument(std::to_string(threads) + " threads asked; use 1 to " +
                                 std::to_string(kMaxThreads));
   }
-  const std::vector<int> cpus = allowed_cpus();
+  std::vector<int> cpus = allowed_cpus();
   // With more threads than CPUs a spinning thread keeps a working one from its CPU.
   const bool own_cpus = size_t(threads) <= cpus.size();
-  num_spins_ = own_cpus ? kNumSpins : 0;
+  spins_ = own_cpus;
+  if (own_cpus) {
+    cpus.resize(size_t(threads));
+    cpus_ = std::move(cpus);
+  }
   threads_.reserve(size_t(threads) - 1);
   try {
     for (int worker = 1; worker < threads; ++worker) {
       threads_.emplace_back(&ThreadPool::run_worker, this, worker);
-      // The caller keeps its own affinity: the scheduler moves it off the CPUs taken here.
-      if (own_cpus) pin_to(threads_.back(), cpus[size_t(worker)]);
+      if (own_cpus) pin_to(threads_.back(), cpus_[size_t(worker)]);
     }
   } catch (...) {  // the system has no more threads: end those that began
     stop();
@@ -133,6 +100,18 @@ void ThreadPool::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+void ThreadPool::step_aside() {
+  if (cpus_.size() < 2) return;
+  const int cpu = current_cpu();
+  if (cpu == cpus_[0]) return;
+  for (size_t worker = 1; worker < cpus_.size(); ++worker) {
+    if (cpus_[worker] != cpu) continue;
+    std::swap(cpus_[0], cpus_[worker]);
+    pin_to(threads_[worker - 1], cpus_[worker]);
+    return;
+  }
+}
+
 void ThreadPool::run_phase(Phase phase, void* function) {
   const std::lock_guard<std::mutex> turn(callers_);
   phase_ = phase;
@@ -142,14 +121,27 @@ void ThreadPool::run_phase(Phase phase, void* function) {
   generation_.notify_all();
   run_guarded(0);
   uint32_t running = num_running_.load(std::memory_order_acquire);
-  while (running != 0) running = wait_for_change(num_running_, running, num_spins_);
+  while (running != 0) {
+    const uint32_t now = spin_while(num_running_, running, spins_ ? kCallerSpins : 0);
+    if (now == running) {  // a worker has lost its CPU: sleep, and note how long
+      const double start = seconds_now();
+      num_running_.wait(running, std::memory_order_acquire);
+      slept_seconds_ += seconds_now() - start;
+    }
+    running = num_running_.load(std::memory_order_acquire);
+  }
   if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void ThreadPool::run_worker(int worker) {
   uint32_t seen = 0;
   for (;;) {
-    seen = wait_for_change(generation_, seen, num_spins_);
+    uint32_t now = spin_while(generation_, seen, spins_ ? kWorkerSpins : 0);
+    if (now == seen) {
+      generation_.wait(seen, std::memory_order_acquire);
+      now = generation_.load(std::memory_order_acquire);
+    }
+    seen = now;
     if (stopping_) return;
     run_guarded(worker);
     if (num_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_running_.notify_one();

@@ -12,12 +12,6 @@
 
 namespace pliant {
 
-// CPUs this process may run on, one of each physical core first, then their siblings.
-std::vector<int> allowed_cpus();
-
-// Threads worth using: physical cores allowed, or fewer under a cgroup quota.
-int default_threads();
-
 constexpr int kMaxThreads = 256;
 
 // The part [begin, end) of `count` items that falls to `worker` of `workers`; sizes differ by one.
@@ -38,6 +32,15 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return size_; }
+
+  // To be called by the thread that is about to run phases. Workers stay on CPUs of their own; one
+  // that shares the caller's moves to the CPU the caller has left. The caller itself is not pinned:
+  // its affinity would outlive the call and pass on to threads and processes it starts.
+  void step_aside();
+
+  // Seconds that callers have slept at barriers since the last call, because a worker was not
+  // running: its CPU was given to someone else.
+  double take_slept_seconds() { return std::exchange(slept_seconds_, 0.0); }
 
   // Calls work(worker, workers) once for each worker and returns when all are done; the caller is
   // worker 0. The first exception thrown is thrown again here. Callers from several threads take
@@ -63,18 +66,19 @@ class ThreadPool {
   void stop();
 
   const int size_;
-  int num_spins_ = 0;
+  bool spins_ = false;
+  std::vector<int> cpus_;  // of the caller and each worker; empty where there are too few
   std::vector<std::thread> threads_;
   std::mutex callers_;
-
-  Phase phase_ = nullptr;
-  void* function_ = nullptr;
+  double slept_seconds_ = 0.0;
   bool stopping_ = false;
   std::mutex error_mutex_;
   std::exception_ptr error_;
 
-  // On lines of their own: one is written by the caller, the other by every worker.
+  // What a phase needs lies on one line, written by the caller; the other line every worker writes.
   alignas(64) std::atomic<uint32_t> generation_{0};
+  Phase phase_ = nullptr;
+  void* function_ = nullptr;
   alignas(64) std::atomic<uint32_t> num_running_{0};
 };
 

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 
+#include "base/cpus.h"
 #include "bind/bindings.h"
 #include "bind/bound_matrix.h"
 #include "engine/decoder.h"

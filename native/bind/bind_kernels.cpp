@@ -14,6 +14,8 @@
 #include <string>
 
 #include "base/buffer.h"
+#include "base/cpus.h"
+#include "base/crew.h"
 #include "base/threads.h"
 #include "bind/bindings.h"
 #include "kernels/kernels.h"
@@ -318,6 +320,14 @@ void bind_kernels(nb::module_& parent) {
         "Seconds per product in each round, over matrices visited in turn.");
   m.def("measure_read", &measure_read, "num_bytes"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(), "Seconds to read num_bytes in each round.");
+  m.def("measure_barrier", &measure_barrier, "threads"_a, "phases"_a, "rounds"_a,
+        nb::call_guard<nb::gil_scoped_release>(), "Seconds of a phase with nothing to do.");
+  nb::class_<Crew>(m, "Crew", "How many workers a step gets.")
+      .def(nb::init<int>(), "workers"_a)
+      .def("size_for", &Crew::size_for, "work"_a)
+      .def("record", &Crew::record, "workers"_a, "work"_a, "seconds"_a, "slept_seconds"_a);
+  m.def("quota_cpus", &quota_cpus, "root"_a, "self_cgroup"_a,
+        "CPUs' worth of time that cgroups grant, rounded up; 0 without a quota.");
   m.def("measure_dot_peak", &measure_dot_peak, "isa"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");

@@ -1,6 +1,7 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "engine/errors.h"
@@ -9,8 +10,10 @@
 namespace pliant {
 namespace {
 
-// Weights times tokens below which waking other threads takes longer than they save.
-constexpr size_t kSerialWork = 400'000;
+double seconds_now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
 
 std::vector<int> distinct_windows(const DecoderWeights& weights) {
   std::vector<int> windows;
@@ -61,7 +64,8 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
       num_block_weights_(weights_.num_block_weights()),
       cache_layout_(std::make_shared<CacheLayout>()),
       step_(distinct_windows(weights_), config_.tile_tokens()),
-      pool_(config_.threads) {
+      pool_(config_.threads),
+      crew_(config_.threads) {
   cache_layout_->type = config_.cache_type;
   cache_layout_->head_dim = config_.head_dim;
   cache_layout_->max_context = config_.max_context;
@@ -79,10 +83,17 @@ std::unique_ptr<KVCache> Decoder::new_cache(int capacity, size_t max_bytes) cons
   return std::make_unique<KVCache>(cache_layout_, capacity, max_bytes);
 }
 
-int Decoder::workers_for(const Step& step) const {
+void Decoder::run_step(float* logits) {
   const size_t head = size_t(config_.vocab_size) * config_.hidden_size;
-  const size_t work = step.tokens().size() * num_block_weights_ + step.logit_tokens().size() * head;
-  return work < kSerialWork ? 1 : pool_.size();
+  const size_t work =
+      step_.tokens().size() * num_block_weights_ + step_.logit_tokens().size() * head;
+  const int workers = crew_.size_for(work);
+  const double start = seconds_now();
+  if (workers > 1) pool_.step_aside();
+  ForwardPass pass{config_, weights_,   window_kinds_, kernels_, step_,
+                   ropes_,  workspace_, pool_,         workers,  logits};
+  pass.run();
+  crew_.record(workers, work, seconds_now() - start, pool_.take_slept_seconds());
 }
 
 void Decoder::forward(std::span<const Sequence> sequences, float* logits,
@@ -93,9 +104,7 @@ void Decoder::forward(std::span<const Sequence> sequences, float* logits,
   std::vector<int> done(sequences.size(), 0);
   try {
     while (step_.take(sequences, done)) {
-      ForwardPass pass{config_, weights_,   window_kinds_, kernels_,           step_,
-                       ropes_,  workspace_, pool_,         workers_for(step_), logits};
-      pass.run();
+      run_step(logits);
       step_.commit();
       logits += step_.logit_tokens().size() * size_t(config_.vocab_size);
       between_steps();

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 
+#include "base/crew.h"
 #include "base/threads.h"
 #include "engine/cache.h"
 #include "engine/step.h"
@@ -41,8 +42,7 @@ class Decoder {
   DecoderMemory memory() const;
 
  private:
-  // The weights that a step multiplies by; below kSerialWork one thread is faster than a barrier.
-  int workers_for(const Step& step) const;
+  void run_step(float* logits);
 
   const DecoderConfig config_;
   const DecoderWeights weights_;
@@ -55,6 +55,7 @@ class Decoder {
   Workspace workspace_;
   mutable std::mutex mutex_;
   ThreadPool pool_;
+  Crew crew_;
 };
 
 }  // namespace pliant

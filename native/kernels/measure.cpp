@@ -173,4 +173,16 @@ std::vector<double> measure_dot_peak(const std::string& isa, int threads, int ro
   return rates;
 }
 
+std::vector<double> measure_barrier(int threads, int phases, int rounds) {
+  ThreadPool pool(threads);
+  std::vector<double> seconds;
+  for (int round = -1; round < rounds; ++round) {
+    pool.step_aside();
+    const double start = seconds_now();
+    for (int phase = 0; phase < phases; ++phase) pool.run([](int, int) {});
+    if (round >= 0) seconds.push_back((seconds_now() - start) / phases);
+  }
+  return seconds;
+}
+
 }  // namespace pliant

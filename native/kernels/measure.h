@@ -20,4 +20,7 @@ std::vector<double> measure_read(size_t num_bytes, int threads, int rounds);
 // instruction of a path does, in registers; empty where the path has no measure.
 std::vector<double> measure_dot_peak(const std::string& isa, int threads, int rounds);
 
+// Seconds of a phase in which no thread has anything to do, the mean over `phases` in each round.
+std::vector<double> measure_barrier(int threads, int phases, int rounds);
+
 }  // namespace pliant

@@ -162,11 +162,23 @@ class Decoder:
     def closed(self) -> bool:
         """Whether `close` was called."""
 
+class Crew:
+    """Chooses the workers of each step, for tests."""
+
+    def __init__(self, workers: int) -> None: ...
+    def size_for(self, work: int) -> int:
+        """Workers for a step that multiplies `work` weights: 1 or all."""
+
+    def record(self, workers: int, work: int, seconds: float, slept_seconds: float) -> None:
+        """What that step took, and how long its caller slept waiting."""
+
 class Kernels(Protocol):
     """The submodule `kernels`: each kernel of each instruction-set path, for tests and benchmarks.
 
     `isa` is one of `paths()`; planes and scales are as stored, x is float32 `[T, K]`.
     """
+
+    Crew: type[Crew]
 
     def best(self) -> str:
         """The path in use: the fastest, or what `PLIANT_ISA` asks for."""
@@ -182,6 +194,12 @@ class Kernels(Protocol):
 
     def measure_dot_peak(self, isa: str, threads: int, rounds: int) -> list[float]:
         """Multiplications and additions per second of the dot-product instruction."""
+
+    def measure_barrier(self, threads: int, phases: int, rounds: int) -> list[float]:
+        """Seconds of a phase in which no thread has anything to do, for each round."""
+
+    def quota_cpus(self, root: str, self_cgroup: str) -> int:
+        """CPUs' worth of time that the cgroups of `self_cgroup` below `root` grant; 0: no quota."""
 
     def measure_product(
         self,

@@ -73,8 +73,8 @@ def scratch_bytes(subnet: Subnet, chunk: int) -> int:
 
     Per token: residual, norm and output (hidden), query and attention output (query rows), key and
     value, gate and up (neurons), cosines and sines; int8 copies of the rows that enter `q` and
-    `down`. Buffers of the kernels, some dozens of kB per thread, are left out, and the parts of results
-    where threads share a long context of few groups.
+    `down`. Buffers of the kernels, some dozens of kB per thread, are left out, and the parts of
+    results where threads share a long context of few groups.
     """
     spec, shape = subnet.spec, subnet.shape
     hidden = spec.hidden_size
