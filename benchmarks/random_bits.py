@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,7 +46,7 @@ class RandomBits:
         return np.full(self.spec.tensors()[name], fill, np.float32)
 
 
-def llama(**sizes: int) -> ModelSpec:
+def llama(**sizes: Any) -> ModelSpec:
     """A Llama of these sizes, embeddings tied; `sizes` are fields of `ModelSpec`."""
     head_dim = sizes.pop("head_dim", sizes["hidden_size"] // sizes["num_heads"])
     context = sizes.pop("max_context", 1024)

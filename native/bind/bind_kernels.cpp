@@ -182,6 +182,19 @@ auto rms_norm(const std::string& isa, const Vector<float>& x, const Vector<float
   return y;
 }
 
+auto norm_quantize(const std::string& isa, const Vector<float>& x, const Vector<float>& weight,
+                   float offset, float epsilon) {
+  require(x.size() == weight.size(), "x and weight must have one size");
+  const size_t groups = size_t(ceil_div(int(x.size()), kGroupColumns));
+  auto codes = zeros<int8_t>({groups * kGroupColumns});
+  auto scales = zeros<float>({groups});
+  auto sums = zeros<int32_t>({groups});
+  kernels_named(isa).norm_quantize(x.data(), weight.data(), offset, epsilon, int(x.size()),
+                                   int(groups) * kGroupColumns, codes.data(), scales.data(),
+                                   sums.data());
+  return std::make_tuple(codes, scales, sums);
+}
+
 auto rotate(const std::string& isa, const Vector<float>& head, const Vector<float>& cosine,
             const Vector<float>& sine) {
   require(head.size() % 2 == 0 && cosine.size() == head.size() / 2 && sine.size() == cosine.size(),
@@ -307,6 +320,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("decode_row", &decode_row, "isa"_a, "planes"_a, "scales"_a, "rows"_a, "columns"_a,
         "stored_columns"_a, "row"_a, "One row in fp32.");
   m.def("rms_norm", &rms_norm, "isa"_a, "x"_a, "weight"_a, "offset"_a, "epsilon"_a);
+  m.def("norm_quantize", &norm_quantize, "isa"_a, "x"_a, "weight"_a, "offset"_a, "epsilon"_a);
   m.def("rotate", &rotate, "isa"_a, "head"_a, "cosine"_a, "sine"_a);
   m.def("gated", &gated, "isa"_a, "activation"_a, "gate"_a, "up"_a);
   m.def("store_half", &store_half, "isa"_a, "x"_a, "fp32 -> fp16 bits, nearest even.");

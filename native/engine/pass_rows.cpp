@@ -31,11 +31,14 @@ void ForwardPass::add_output(Lane& lane, int row, int token,
 
 void ForwardPass::normalize(Lane& lane, int row, const float* hidden,
                             const std::vector<float>& norm) const {
-  float* normed = lane.normed.row(row);
   const int size = config_.hidden_size;
-  kernels_.rms_norm(hidden, norm.data(), config_.norm_offset, config_.norm_epsilon, size, normed);
-  if (config_.mode == ActivationMode::kInt8)
-    lane.quantized.quantize(kernels_, normed, row, size, {0, size});
+  if (config_.mode == ActivationMode::kInt8) {
+    lane.quantized.norm(kernels_, hidden, norm.data(), config_.norm_offset, config_.norm_epsilon,
+                        row, size);
+  } else {
+    kernels_.rms_norm(hidden, norm.data(), config_.norm_offset, config_.norm_epsilon, size,
+                      lane.normed.row(row));
+  }
 }
 
 ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {

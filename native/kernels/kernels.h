@@ -128,6 +128,10 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float offset, float epsilon, int size,
                    float* y);
 
+  // quantize(rms_norm(x)) to the last bit, without the row between them.
+  void (*norm_quantize)(const float* x, const float* weight, float offset, float epsilon, int size,
+                        int stride, int8_t* codes, float* scales, int32_t* sums);
+
   // Rotates one head in place, pairs (i, i + head_dim/2) by the angle with cosine[i], sine[i].
   void (*rotate)(float* head, const float* cosine, const float* sine, int head_dim);
 

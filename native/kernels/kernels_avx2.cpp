@@ -13,8 +13,9 @@ using Vectors = VectorKernels<Avx2>;
 
 const Kernels kAvx2Kernels = {
     "avx2",           Vectors::quantize,   planes_int8<Avx2>, planes_int8_scratch<Avx2>,
-    planes_f32<Avx2>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Avx2>,
+    planes_f32<Avx2>, decode_row_by_lanes, Vectors::rms_norm, Vectors::norm_quantize,
+    Vectors::rotate,  Vectors::gated,      Vectors::add,      Vectors::store,
+    attend<Avx2>,
 };
 
 }  // namespace pliant

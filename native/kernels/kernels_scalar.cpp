@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/half.h"
 #include "kernels/paths.h"
@@ -152,6 +153,13 @@ void rms_norm(const float* x, const float* weight, float offset, float epsilon, 
   for (int i = 0; i < size; ++i) y[i] = x[i] * factor * (weight[i] + offset);
 }
 
+void norm_quantize(const float* x, const float* weight, float offset, float epsilon, int size,
+                   int stride, int8_t* codes, float* scales, int32_t* sums) {
+  std::vector<float> normed(static_cast<size_t>(size));
+  rms_norm(x, weight, offset, epsilon, size, normed.data());
+  quantize(normed.data(), size, stride, codes, scales, sums);
+}
+
 void rotate(float* head, const float* cosine, const float* sine, int head_dim) {
   const int half = head_dim / 2;
   for (int i = 0; i < half; ++i) {
@@ -252,7 +260,8 @@ void attend(const AttentionCall& call) {
 }  // namespace
 
 const Kernels kScalarKernels = {"scalar",   quantize,   planes_int8, planes_int8_scratch,
-                                planes_f32, decode_row, rms_norm,    rotate,
-                                gated,      add,        store,       attend};
+                                planes_f32, decode_row, rms_norm,    norm_quantize,
+                                rotate,     gated,      add,         store,
+                                attend};
 
 }  // namespace pliant

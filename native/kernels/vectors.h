@@ -96,14 +96,17 @@ struct VectorKernels {
   static constexpr int kLanes = Simd::kLanes;
 
   // The same values as the scalar definition: maximum, two divisions, products, nearest-even.
-  static void quantize_group(const float* x, int size, int8_t* codes, float* scale, int32_t* sum) {
+  // load(i, count) gives the values from number i on, of which the first `count` are there.
+  template <typename Load>
+  static PLIANT_INLINE void quantize_group(Load&& load, int size, int8_t* codes, float* scale,
+                                           int32_t* sum) {
     constexpr int kVectors = kGroupColumns / kLanes;
     Float values[kVectors];
     Int maxima = Simd::set32(0);
     for (int i = 0; i < kVectors; ++i) {
       const int count = std::clamp(size - i * kLanes, 0, kLanes);
-      values[i] = count == kLanes ? Simd::load(x + i * kLanes)
-                  : count > 0     ? Simd::load_first(x + i * kLanes, count)
+      values[i] = count == kLanes ? load(i * kLanes, std::integral_constant<int, kLanes>{})
+                  : count > 0     ? load(i * kLanes, count)
                                   : Simd::set(0.0f);
       maxima =
           Simd::max_unsigned(maxima, Simd::bit_and(Simd::bits(values[i]), Simd::set32(0x7fffffff)));
@@ -127,14 +130,16 @@ struct VectorKernels {
   static void quantize(const float* x, int columns, int stride, int8_t* codes, float* scales,
                        int32_t* sums) {
     for (int group = 0; group < stride / kGroupColumns; ++group) {
-      const int begin = std::min(group * kGroupColumns, columns);
-      quantize_group(x + begin, std::min(columns - begin, kGroupColumns),
+      const float* begin = x + std::min(group * kGroupColumns, columns);
+      quantize_group([&](int i, auto count)
+                         PLIANT_BODY { return load_some<Simd>(begin + i, count); },
+                     std::min(int(x + columns - begin), kGroupColumns),
                      codes + group * kGroupColumns, scales + group, sums + group);
     }
   }
 
-  static void rms_norm(const float* x, const float* weight, float offset, float epsilon, int size,
-                       float* y) {
+  // 1 / sqrt(mean(x^2) + epsilon)
+  static Float norm_factor(const float* x, float epsilon, int size) {
     Float squares[2] = {Simd::set(0.0f), Simd::set(0.0f)};
     for_each_vector<Simd>(size, [&](int i, auto count) PLIANT_BODY {
       const Float value = load_some<Simd>(x + i, count);
@@ -142,12 +147,36 @@ struct VectorKernels {
       sum = Simd::fma(value, value, sum);
     });
     const float mean = Simd::sum(Simd::add(squares[0], squares[1])) / float(size);
-    const Float factor = Simd::set(1.0f / std::sqrt(mean + epsilon));
+    return Simd::set(1.0f / std::sqrt(mean + epsilon));
+  }
+
+  template <typename Count>
+  static PLIANT_INLINE Float normed(const float* x, const float* weight, Float offset, Float factor,
+                                    Count count) {
+    const Float gain = Simd::add(load_some<Simd>(weight, count), offset);
+    return Simd::mul(Simd::mul(load_some<Simd>(x, count), factor), gain);
+  }
+
+  static void rms_norm(const float* x, const float* weight, float offset, float epsilon, int size,
+                       float* y) {
+    const Float factor = norm_factor(x, epsilon, size), added = Simd::set(offset);
     for_each_vector<Simd>(size, [&](int i, auto count) PLIANT_BODY {
-      const Float gain = Simd::add(load_some<Simd>(weight + i, count), Simd::set(offset));
-      const Float value = Simd::mul(load_some<Simd>(x + i, count), factor);
-      store_some<Simd>(y + i, Simd::mul(value, gain), count);
+      store_some<Simd>(y + i, normed(x + i, weight + i, added, factor, count), count);
     });
+  }
+
+  static void norm_quantize(const float* x, const float* weight, float offset, float epsilon,
+                            int size, int stride, int8_t* codes, float* scales, int32_t* sums) {
+    const Float factor = norm_factor(x, epsilon, size), added = Simd::set(offset);
+    for (int group = 0; group < stride / kGroupColumns; ++group) {
+      const int begin = std::min(group * kGroupColumns, size);
+      quantize_group(
+          [&](int i, auto count) PLIANT_BODY {
+            return normed(x + begin + i, weight + begin + i, added, factor, count);
+          },
+          std::min(size - begin, kGroupColumns), codes + group * kGroupColumns, scales + group,
+          sums + group);
+    }
   }
 
   static void rotate(float* head, const float* cosine, const float* sine, int head_dim) {

@@ -21,6 +21,15 @@ void QuantizedRows::quantize(const Kernels& kernels, const float* x, int token, 
                    sums_.data() + first);
 }
 
+void QuantizedRows::norm(const Kernels& kernels, const float* x, const float* weight, float offset,
+                         float epsilon, int token, int columns) {
+  const int groups = ceil_div(columns, kGroupColumns);
+  const size_t first = size_t(token) * groups;
+  kernels.norm_quantize(x, weight, offset, epsilon, columns, groups * kGroupColumns,
+                        codes_.data() + first * kGroupColumns, scales_.data() + first,
+                        sums_.data() + first);
+}
+
 Int8Activations QuantizedRows::view(int tokens, int columns) const {
   return {codes_.data(), scales_.data(), sums_.data(), tokens,
           ceil_div(columns, kGroupColumns) * kGroupColumns};

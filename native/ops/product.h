@@ -28,6 +28,10 @@ class QuantizedRows {
   // a multiple of 64. Rows have the stride of `columns` columns.
   void quantize(const Kernels& kernels, const float* x, int token, int columns, Share part);
 
+  // Row `token` of `columns` columns, normed and quantized.
+  void norm(const Kernels& kernels, const float* x, const float* weight, float offset,
+            float epsilon, int token, int columns);
+
   Int8Activations view(int tokens, int columns) const;
 
  private:

@@ -267,6 +267,16 @@ class Kernels(Protocol):
     ) -> NDArray[np.float32]:
         """RMSNorm of one row."""
 
+    def norm_quantize(
+        self,
+        isa: str,
+        x: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        offset: float,
+        epsilon: float,
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
+        """Codes, scales and sums of one row, normed."""
+
     def rotate(
         self,
         isa: str,

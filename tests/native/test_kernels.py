@@ -198,6 +198,20 @@ def test_rms_norm(path: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [1, 7, 63, 64, 65, 128, 300])
+def test_norm_and_rounding_in_one_are_the_two(path: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    x, weight = rng.standard_normal((2, size)).astype(np.float32)
+    normed = kernels.rms_norm(path, x, weight, 0.5, 1e-6)
+    for fused, apart in zip(
+        kernels.norm_quantize(path, x, weight, 0.5, 1e-6),
+        kernels.quantize(path, normed[None]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(fused, apart[0])
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("head_dim", [2, 6, 32, 80, 128])
 def test_rotate(path: str, head_dim: int) -> None:
     rng = np.random.default_rng(head_dim)
