@@ -223,6 +223,11 @@ void bind_config(nb::module_& m) {
   nb::enum_<ActivationMode>(m, "ActivationMode")
       .value("int8", ActivationMode::kInt8)
       .value("float32", ActivationMode::kFloat32);
+  nb::enum_<Preload>(m, "Preload")
+      .value("none", Preload::kNone)
+      .value("ahead", Preload::kAhead)
+      .value("all", Preload::kAll)
+      .value("lock", Preload::kLock);
   nb::enum_<CacheType>(m, "CacheType")
       .value("float32", CacheType::kFloat32)
       .value("float16", CacheType::kFloat16)
@@ -245,6 +250,7 @@ void bind_config(nb::module_& m) {
       .def_rw("cache_type", &DecoderConfig::cache_type)
       .def_rw("threads", &DecoderConfig::threads)
       .def_rw("check_finite", &DecoderConfig::check_finite)
+      .def_rw("preload", &DecoderConfig::preload)
       .def(
           "add_rotation",
           [](DecoderConfig& config, const FloatVector& frequencies, float amplitude) {
@@ -324,6 +330,7 @@ void bind_decoder(nb::module_& m) {
              const DecoderMemory memory = memory_of(*bound.get());
              nb::dict result;
              result["mapped"] = memory.mapped_bytes;
+             result["touched"] = memory.touched_bytes;
              result["vectors"] = memory.vector_bytes;
              result["cache"] = memory.cache_bytes;
              result["scratch"] = memory.scratch_bytes;

@@ -62,6 +62,7 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
       weights_(std::move(weights)),
       kernels_(best_kernels()),
       num_block_weights_(weights_.num_block_weights()),
+      weight_ranges_(joined(weights_.ranges(), 0)),
       cache_layout_(std::make_shared<CacheLayout>()),
       step_(distinct_windows(weights_), config_.tile_tokens()),
       pool_(config_.threads),
@@ -77,6 +78,11 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
   }
   for (const Rotation& rotation : config_.rotations)
     ropes_.emplace_back(rotation.frequencies, rotation.amplitude);
+  preload(weight_ranges_, config_.preload);
+}
+
+Decoder::~Decoder() {
+  if (config_.preload == Preload::kLock) unlock(weight_ranges_);
 }
 
 std::unique_ptr<KVCache> Decoder::new_cache(int capacity, size_t max_bytes) const {
@@ -124,8 +130,8 @@ DecoderMemory Decoder::memory() const {
   }
   size_t scratch = workspace_.size_bytes() + step_.size_bytes();
   for (const RopeTable& rope : ropes_) scratch += rope.size_bytes();
-  return {weights_.mapped_bytes(), vector_entries * sizeof(float), cache_layout_->live_bytes.load(),
-          scratch};
+  return {weights_.mapped_bytes(), resident_bytes(weight_ranges_), vector_entries * sizeof(float),
+          cache_layout_->live_bytes.load(), scratch};
 }
 
 }  // namespace pliant

@@ -18,6 +18,7 @@ namespace pliant {
 
 struct DecoderMemory {
   size_t mapped_bytes = 0;   // planes and scales read, not owned
+  size_t touched_bytes = 0;  // of them, those in memory now
   size_t vector_bytes = 0;   // norms and biases, owned
   size_t cache_bytes = 0;    // of all live caches, reserved
   size_t scratch_bytes = 0;  // workspace and rotation tables
@@ -26,7 +27,9 @@ struct DecoderMemory {
 class Decoder {
  public:
   // Views in `weights` must outlive the decoder. Throws UsageError where sizes disagree.
+  // std::bad_alloc where weights are to be locked in memory and the system does not allow it.
   Decoder(DecoderConfig config, DecoderWeights weights);
+  ~Decoder();
 
   std::unique_ptr<KVCache> new_cache(int capacity, size_t max_bytes) const;
 
@@ -48,6 +51,7 @@ class Decoder {
   const DecoderWeights weights_;
   const Kernels& kernels_;
   const size_t num_block_weights_;
+  const std::vector<ByteRange> weight_ranges_;
   std::shared_ptr<CacheLayout> cache_layout_;
   std::vector<int> window_kinds_;  // of each kept block, into the windows of `step_`
   Step step_;

@@ -7,10 +7,24 @@
 namespace pliant {
 namespace {
 
-size_t read_bytes(const PlaneMatrix& matrix, int planes) {
-  const size_t plane = size_t(matrix.tiles()) * matrix.chunks() * kChunkBytes;
-  const size_t scales = size_t(matrix.tiles()) * matrix.groups() * kTileRows * sizeof(uint16_t);
-  return plane * planes + scales;
+// Adds what a product reads of `tiles` runs that begin `stride` bytes apart.
+void add_runs(const void* first, size_t tiles, size_t stride, size_t used,
+              std::vector<ByteRange>& ranges) {
+  const std::byte* begin = static_cast<const std::byte*>(first);
+  if (used == stride) {
+    ranges.push_back({begin, tiles * stride});
+  } else {
+    for (size_t tile = 0; tile < tiles; ++tile) ranges.push_back({begin + tile * stride, used});
+  }
+}
+
+void add_ranges(const PlaneMatrix& matrix, int planes, std::vector<ByteRange>& ranges) {
+  const size_t tiles = size_t(matrix.tiles());
+  for (int plane = 0; plane < planes; ++plane)
+    add_runs(matrix.planes[size_t(plane)], tiles, matrix.tile_stride_bytes(),
+             size_t(matrix.chunks()) * kChunkBytes, ranges);
+  add_runs(matrix.scales, tiles, matrix.tile_stride_scales() * sizeof(uint16_t),
+           size_t(matrix.groups()) * kTileRows * sizeof(uint16_t), ranges);
 }
 
 std::string shape_text(int rows, int columns) {
@@ -63,16 +77,24 @@ void check_block(const DecoderConfig& config, const BlockWeights& block) {
 
 }  // namespace
 
-size_t DecoderWeights::mapped_bytes() const {
-  size_t bytes = 0;
+std::vector<ByteRange> DecoderWeights::ranges() const {
+  std::vector<ByteRange> ranges;
   if (embedding.planes[0] == head.planes[0]) {
-    bytes += read_bytes(head, std::max(embedding.num_planes, head.num_planes));
+    PlaneMatrix more = embedding.num_planes > head.num_planes ? embedding : head;
+    add_ranges(more, more.num_planes, ranges);
   } else {
-    bytes += read_bytes(embedding, embedding.num_planes) + read_bytes(head, head.num_planes);
+    add_ranges(embedding, embedding.num_planes, ranges);
+    add_ranges(head, head.num_planes, ranges);
   }
   for (const BlockWeights& block : blocks)
     for (const Linear* linear : block.linears())
-      bytes += read_bytes(linear->matrix, linear->matrix.num_planes);
+      add_ranges(linear->matrix, linear->matrix.num_planes, ranges);
+  return ranges;
+}
+
+size_t DecoderWeights::mapped_bytes() const {
+  size_t bytes = 0;
+  for (const ByteRange& range : ranges()) bytes += range.size;
   return bytes;
 }
 

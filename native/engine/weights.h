@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/pages.h"
 #include "kernels/kernels.h"
 #include "ops/product.h"
 
@@ -35,6 +36,7 @@ struct DecoderConfig {
   CacheType cache_type = CacheType::kFloat16;
   int threads = 1;
   bool check_finite = false;
+  Preload preload = Preload::kAhead;
 
   int group_size() const { return heads_per_group * head_dim; }
   // Tokens whose query heads share each load of a key: enough for some 32 rows, more than which
@@ -75,6 +77,8 @@ struct DecoderWeights {
 
   // Bytes of planes and scales that a forward pass reads, an embedding counted once if tied.
   size_t mapped_bytes() const;
+  // The bytes that mapped_bytes() counts, where they lie.
+  std::vector<ByteRange> ranges() const;
   // Weights multiplied for one token, the head left out.
   size_t num_block_weights() const;
 };

@@ -31,6 +31,14 @@ class CacheType:
     float16: ClassVar[CacheType]
     float32: ClassVar[CacheType]
 
+class Preload:
+    """When the bytes of weights come into memory."""
+
+    none: ClassVar[Preload]
+    ahead: ClassVar[Preload]
+    all: ClassVar[Preload]
+    lock: ClassVar[Preload]
+
 class DecoderConfig:
     """Numbers of a `ModelSpec` and how to run them; set every attribute before use."""
 
@@ -50,6 +58,7 @@ class DecoderConfig:
     cache_type: CacheType
     threads: int
     check_finite: bool
+    preload: Preload
 
     def __init__(self) -> None: ...
     def add_rotation(self, frequencies: NDArray[np.float32], amplitude: float) -> None:
@@ -153,7 +162,7 @@ class Decoder:
         """Append tokens to caches; write the logits of the last `num_logits` tokens of each."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes mapped, of vectors, of live caches, of scratch."""
+        """Bytes mapped, of them in memory, of vectors, of live caches, of scratch."""
 
     def close(self) -> None:
         """Let go of threads and scratch."""

@@ -22,6 +22,7 @@ from pliant.subnet import Subnet
 KVCache = _native.KVCache
 Activations = Literal["int8", "float32"]
 CacheType = Literal["float16", "float32", "int8"]
+Preload = Literal["none", "ahead", "all", "lock"]
 #: Bytes of one stored key or value; what `costs` takes. int8 rows have an fp32 scale beside them.
 CACHE_VALUE_BYTES: dict[CacheType, int] = {"int8": 1, "float16": 2, "float32": 4}
 
@@ -52,6 +53,10 @@ class Engine:
       kernels need; "float32" is the exact reference.
     - `cache_type`: the type of stored keys and values: "float16", "float32", or "int8" with one
       scale per token and head, which halves the bytes that a long context costs.
+    - `preload`: when the weights of the cut, and no others, come into memory. "ahead" asks the
+      system to read them in the background, "none" leaves it to the first use of each page, "all"
+      waits until they are there, "lock" also keeps them there until the engine is closed
+      (`OutOfSpaceError` where the system does not allow it: `ulimit -l`).
     - `check_finite`: after every operation look for NaN and infinity and raise `GenerationError`
       naming block and operation; slow, for debugging.
 
@@ -68,6 +73,7 @@ class Engine:
         activations: Activations = "int8",
         cache_type: CacheType = "float16",
         *,
+        preload: Preload = "ahead",
         check_finite: bool = False,
     ) -> None:
         if artifact.spec != subnet.spec:
@@ -75,8 +81,27 @@ class Engine:
         self._subnet = subnet
         self._threads = _checked_threads(threads)
         config = _config(subnet.spec, self._threads, activations, cache_type)
+        if preload not in ("none", "ahead", "all", "lock"):
+            raise UsageError(
+                f"A preload of {preload!r} was asked for; use none, ahead, all or lock."
+            )
+        config.preload = getattr(_native.Preload, preload)
         config.check_finite = check_finite
-        self._decoder = _decoder(config, artifact, subnet)
+        try:
+            self._decoder = _decoder(config, artifact, subnet)
+        except MemoryError as error:
+            raise OutOfSpaceError(
+                f"{subnet.weight_bytes} bytes of weights cannot be held in memory; allow more "
+                "locked memory (ulimit -l), take a smaller cut, or preload less."
+            ) from error
+        self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
+
+    def __repr__(self) -> str:
+        shape = self._subnet.shape
+        return (
+            f"Engine({self._subnet.spec.architecture}, {len(shape.blocks)} blocks, "
+            f"{self._subnet.weight_bytes} bytes of weights, {self._options}, {self.kernels})"
+        )
 
     @property
     def subnet(self) -> Subnet:
@@ -159,7 +184,8 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes this engine uses.
 
-        `mapped`: planes and scales it reads, shared with every engine of the artifact; `vectors`:
+        `mapped`: planes and scales it reads, shared with every engine of the artifact; `touched`:
+        those of them that are in memory now (counted by the page, so at most `mapped`); `vectors`:
         norms and biases; `cache`: reserved by its live caches; `scratch`: everything else.
         """
         return self._decoder.memory()
