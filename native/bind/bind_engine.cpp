@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -134,12 +135,11 @@ void raise_if_interrupted() {
   if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
-void forward(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
-             const std::vector<TokenArray>& tokens,
-             const std::vector<std::optional<TokenArray>>& positions,
-             const std::vector<std::optional<MaskArray>>& masks, const std::vector<int>& num_logits,
-             const LogitArray& logits) {
-  const std::shared_ptr<Decoder> decoder = bound.get();
+std::vector<Sequence> bound_sequences(const std::vector<KVCache*>& caches,
+                                      const std::vector<TokenArray>& tokens,
+                                      const std::vector<std::optional<TokenArray>>& positions,
+                                      const std::vector<std::optional<MaskArray>>& masks,
+                                      const std::vector<int>& num_logits) {
   const size_t count = caches.size();
   if (tokens.size() != count || positions.size() != count || masks.size() != count ||
       num_logits.size() != count)
@@ -148,10 +148,35 @@ void forward(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
   for (size_t index = 0; index < count; ++index)
     sequences.push_back(bound_sequence(caches[index], tokens[index], positions[index], masks[index],
                                        num_logits[index]));
+  return sequences;
+}
+
+void forward(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
+             const std::vector<TokenArray>& tokens,
+             const std::vector<std::optional<TokenArray>>& positions,
+             const std::vector<std::optional<MaskArray>>& masks, const std::vector<int>& num_logits,
+             const LogitArray& logits) {
+  const std::shared_ptr<Decoder> decoder = bound.get();
+  const auto sequences = bound_sequences(caches, tokens, positions, masks, num_logits);
   check_result(sequences, logits, decoder->config().vocab_size);
   float* rows = logits.data();
   nb::gil_scoped_release release;
   decoder->forward(sequences, rows, raise_if_interrupted);
+}
+
+std::vector<int32_t> choose(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
+                            const std::vector<TokenArray>& tokens,
+                            const std::vector<std::optional<TokenArray>>& positions,
+                            const std::vector<std::optional<MaskArray>>& masks,
+                            const std::vector<int>& num_logits) {
+  const std::shared_ptr<Decoder> decoder = bound.get();
+  const auto sequences = bound_sequences(caches, tokens, positions, masks, num_logits);
+  size_t rows = 0;
+  for (const Sequence& sequence : sequences) rows += size_t(std::max(sequence.num_logits, 0));
+  std::vector<int32_t> chosen(rows);
+  nb::gil_scoped_release release;
+  decoder->choose(sequences, chosen.data(), raise_if_interrupted);
+  return chosen;
 }
 
 void bind_errors() {
@@ -251,6 +276,7 @@ void bind_config(nb::module_& m) {
       .def_rw("threads", &DecoderConfig::threads)
       .def_rw("check_finite", &DecoderConfig::check_finite)
       .def_rw("preload", &DecoderConfig::preload)
+      .def_rw("head_screen", &DecoderConfig::head_screen)
       .def(
           "add_rotation",
           [](DecoderConfig& config, const FloatVector& frequencies, float amplitude) {
@@ -325,6 +351,15 @@ void bind_decoder(nb::module_& m) {
           "capacity"_a, "max_bytes"_a = 0)
       .def("forward", &forward, "caches"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "masks"_a.noconvert(), "num_logits"_a, "logits"_a.noconvert())
+      .def("choose", &choose, "caches"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
+           "masks"_a.noconvert(), "num_logits"_a)
+      .def("screening",
+           [](const BoundDecoder& bound) {
+             const std::shared_ptr<Decoder> decoder = bound.get();
+             nb::gil_scoped_release release;
+             const Screening screening = decoder->screening();
+             return std::make_tuple(screening.tokens, screening.tiles, screening.tiles_rescored);
+           })
       .def("memory",
            [](const BoundDecoder& bound) {
              const DecoderMemory memory = memory_of(*bound.get());

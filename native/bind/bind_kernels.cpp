@@ -174,6 +174,16 @@ auto decode_row(const std::string& isa, const std::vector<Vector<uint8_t>>& plan
   return y;
 }
 
+auto sum_scales(const std::string& isa, const std::vector<Vector<uint8_t>>& planes,
+                const Vector<uint16_t>& scales, int rows, int columns, int stored_columns,
+                const Vector<float>& weight) {
+  const PlaneMatrix view = view_of(planes, scales, rows, columns, stored_columns);
+  require(weight.size() == size_t(view.groups()), "one weight for each group");
+  auto y = zeros<float>({size_t(rows)});
+  kernels_named(isa).sum_scales(view, weight.data(), 0, view.tiles(), y.data());
+  return y;
+}
+
 auto rms_norm(const std::string& isa, const Vector<float>& x, const Vector<float>& weight,
               float offset, float epsilon) {
   require(x.size() == weight.size(), "x and weight must have one size");
@@ -319,6 +329,8 @@ void bind_kernels(nb::module_& parent) {
         "stored_columns"_a, "x"_a, "threads"_a = 1, "x[T, K] in fp32 -> y[T, rows].");
   m.def("decode_row", &decode_row, "isa"_a, "planes"_a, "scales"_a, "rows"_a, "columns"_a,
         "stored_columns"_a, "row"_a, "One row in fp32.");
+  m.def("sum_scales", &sum_scales, "isa"_a, "planes"_a, "scales"_a, "rows"_a, "columns"_a,
+        "stored_columns"_a, "weight"_a, "Sums of scale * weight over the groups of each row.");
   m.def("rms_norm", &rms_norm, "isa"_a, "x"_a, "weight"_a, "offset"_a, "epsilon"_a);
   m.def("norm_quantize", &norm_quantize, "isa"_a, "x"_a, "weight"_a, "offset"_a, "epsilon"_a);
   m.def("rotate", &rotate, "isa"_a, "head"_a, "cosine"_a, "sine"_a);

@@ -89,30 +89,47 @@ std::unique_ptr<KVCache> Decoder::new_cache(int capacity, size_t max_bytes) cons
   return std::make_unique<KVCache>(cache_layout_, capacity, max_bytes);
 }
 
-void Decoder::run_step(float* logits) {
+void Decoder::run_step(StepResults results) {
   const size_t head = size_t(config_.vocab_size) * config_.hidden_size;
   const size_t work =
       step_.tokens().size() * num_block_weights_ + step_.logit_tokens().size() * head;
   const int workers = crew_.size_for(work);
   const double start = seconds_now();
   if (workers > 1) pool_.step_aside();
-  ForwardPass pass{config_, weights_,   window_kinds_, kernels_, step_,
-                   ropes_,  workspace_, pool_,         workers,  logits};
+  ForwardPass pass{config_,    weights_, window_kinds_, kernels_, step_,     ropes_,
+                   workspace_, pool_,    workers,       results,  screening_};
   pass.run();
   crew_.record(workers, work, seconds_now() - start, pool_.take_slept_seconds());
 }
 
 void Decoder::forward(std::span<const Sequence> sequences, float* logits,
                       const std::function<void()>& between_steps) {
+  run(sequences, {logits, nullptr}, between_steps);
+}
+
+void Decoder::choose(std::span<const Sequence> sequences, int32_t* tokens,
+                     const std::function<void()>& between_steps) {
+  run(sequences, {nullptr, tokens}, between_steps);
+}
+
+Screening Decoder::screening() const {
+  const std::lock_guard lock(mutex_);
+  return screening_;
+}
+
+void Decoder::run(std::span<const Sequence> sequences, StepResults results,
+                  const std::function<void()>& between_steps) {
   const std::lock_guard lock(mutex_);
   check_request(sequences, *cache_layout_, config_.vocab_size);
   CacheHold hold(sequences);
   std::vector<int> done(sequences.size(), 0);
   try {
     while (step_.take(sequences, done)) {
-      run_step(logits);
+      run_step(results);
       step_.commit();
-      logits += step_.logit_tokens().size() * size_t(config_.vocab_size);
+      const size_t done_tokens = step_.logit_tokens().size();
+      if (results.logits != nullptr) results.logits += done_tokens * size_t(config_.vocab_size);
+      if (results.tokens != nullptr) results.tokens += done_tokens;
       between_steps();
     }
   } catch (...) {

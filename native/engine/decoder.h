@@ -9,6 +9,7 @@
 #include "base/crew.h"
 #include "base/threads.h"
 #include "engine/cache.h"
+#include "engine/pass.h"
 #include "engine/step.h"
 #include "engine/weights.h"
 #include "engine/workspace.h"
@@ -36,16 +37,25 @@ class Decoder {
   // Appends the tokens of each sequence to its cache and writes the logits asked for, in the order
   // of the sequences: `logits` is [sum of num_logits][vocab_size].
   //
+  // `choose` writes the likeliest token behind each wanted one instead, the lowest among equals;
+  // GenerationError where a logit is NaN or infinite.
+  //
   // Long requests are run in steps; `between_steps` is called after each and may throw. On any
   // failure all caches are as they were before. Several threads may call; they take turns.
   void forward(std::span<const Sequence> sequences, float* logits,
                const std::function<void()>& between_steps);
 
+  void choose(std::span<const Sequence> sequences, int32_t* tokens,
+              const std::function<void()>& between_steps);
+
+  Screening screening() const;
   const DecoderConfig& config() const { return config_; }
   DecoderMemory memory() const;
 
  private:
-  void run_step(float* logits);
+  void run(std::span<const Sequence> sequences, StepResults results,
+           const std::function<void()>& between_steps);
+  void run_step(StepResults results);
 
   const DecoderConfig config_;
   const DecoderWeights weights_;
@@ -60,6 +70,7 @@ class Decoder {
   mutable std::mutex mutex_;
   ThreadPool pool_;
   Crew crew_;
+  Screening screening_;
 };
 
 }  // namespace pliant

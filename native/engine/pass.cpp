@@ -21,7 +21,7 @@ constexpr int kTilesPerGroup = kGroupColumns / kTileRows;
 ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weights,
                          const std::vector<int>& window_kinds, const Kernels& kernels,
                          const Step& step, std::vector<RopeTable>& ropes, Workspace& workspace,
-                         ThreadPool& pool, int workers, float* logits)
+                         ThreadPool& pool, int workers, StepResults results, Screening& screening)
     : config_(config),
       weights_(weights),
       window_kinds_(window_kinds),
@@ -31,7 +31,9 @@ ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weig
       workspace_(workspace),
       pool_(pool),
       workers_(workers),
-      logits_(logits),
+      logits_(results.logits),
+      best_tokens_(results.tokens),
+      screening_(screening),
       num_tokens_(int(step.tokens().size())),
       own_lanes_(workers > 1 &&
                  (num_tokens_ == 1 || num_tokens_ * config.hidden_size <= kOwnLaneValues)) {
@@ -39,24 +41,6 @@ ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weig
                      pool_.size());
   for (RopeTable& rope : ropes_) rope.reserve(num_tokens_);
   plan_attention();
-}
-
-template <typename Row, typename Work>
-void ForwardPass::split_after_rows(int count, Row&& row, Work&& work) {
-  if (own_lanes_ || workers_ == 1) {
-    split([&](int worker, int workers) {
-      Lane& lane = workspace_.lanes[size_t(worker)];
-      for (int item = 0; item < count; ++item) row(lane, item);
-      work(lane, worker, workers);
-    });
-    return;
-  }
-  Lane& lane = workspace_.lanes[0];
-  split([&](int worker, int workers) {
-    const Share share = share_of(count, worker, workers);
-    for (int item = share.begin; item < share.end; ++item) row(lane, item);
-  });
-  split([&](int worker, int workers) { work(lane, worker, workers); });
 }
 
 void ForwardPass::run() {
@@ -68,7 +52,11 @@ void ForwardPass::run() {
     expand(place);
     contract(place);
   }
-  make_logits();
+  if (best_tokens_ != nullptr) {
+    choose_tokens();
+  } else {
+    make_logits();
+  }
 }
 
 void ForwardPass::make_rotations() {

@@ -12,6 +12,19 @@
 
 namespace pliant {
 
+// Where a step writes what is wanted of its tokens: one of the two.
+struct StepResults {
+  float* logits = nullptr;    // [logit tokens][vocab_size]
+  int32_t* tokens = nullptr;  // [logit tokens], the likeliest token behind each
+};
+
+// Work of choosing tokens, summed over steps.
+struct Screening {
+  size_t tokens = 0;
+  size_t tiles = 0;           // of the head, over all steps
+  size_t tiles_rescored = 0;  // of them, those of which all planes were read
+};
+
 // Runs one step: five phases a block, each split between the workers once and ended by one
 // barrier. Everything is borrowed from the decoder.
 class ForwardPass {
@@ -19,9 +32,9 @@ class ForwardPass {
   ForwardPass(const DecoderConfig& config, const DecoderWeights& weights,
               const std::vector<int>& window_kinds, const Kernels& kernels, const Step& step,
               std::vector<RopeTable>& ropes, Workspace& workspace, ThreadPool& pool, int workers,
-              float* logits);
+              StepResults results, Screening& screening);
 
-  // Fills the cache entries of the step's tokens and writes its logits.
+  // Fills the cache entries of the step's tokens and writes its results.
   void run();
 
  private:
@@ -36,7 +49,22 @@ class ForwardPass {
   }
   // row(lane, item) for `count` items, then work(lane, worker, workers) once all rows are there.
   template <typename Row, typename Work>
-  void split_after_rows(int count, Row&& row, Work&& work);
+  void split_after_rows(int count, Row&& row, Work&& work) {
+    if (own_lanes_ || workers_ == 1) {
+      split([&](int worker, int workers) {
+        Lane& lane = workspace_.lanes[size_t(worker)];
+        for (int item = 0; item < count; ++item) row(lane, item);
+        work(lane, worker, workers);
+      });
+      return;
+    }
+    Lane& lane = workspace_.lanes[0];
+    split([&](int worker, int workers) {
+      const Share share = share_of(count, worker, workers);
+      for (int item = share.begin; item < share.end; ++item) row(lane, item);
+    });
+    split([&](int worker, int workers) { work(lane, worker, workers); });
+  }
 
   void make_rotations();
   void project_inputs(size_t place);     // norm, q, k, v
@@ -45,6 +73,7 @@ class ForwardPass {
   void expand(size_t place);             // norm, gate, up, activation
   void contract(size_t place);           // down
   void make_logits();
+  void choose_tokens();
 
   void embed(Lane& lane, int token) const;
   void add_output(Lane& lane, int row, int token, const std::vector<float>& post_norm) const;
@@ -65,6 +94,10 @@ class ForwardPass {
                    int token) const;
   void expand_share(const BlockWeights& block, const ProductInput& input, int worker, int workers);
   void cap_logits(int worker, int workers) const;
+  void find_bounds(const ProductInput& input, int worker, int workers) const;
+  void find_best(int worker, int workers) const;
+  void rescore(const Product& exact, const ProductInput& input, int worker, int workers) const;
+  int32_t best_of(int row, int count) const;
 
   // With check_finite: throws naming block and operation where a row holds a NaN or infinity.
   void check_rows(FloatRows& rows, int columns, int count, size_t place, const char* operation);
@@ -79,6 +112,8 @@ class ForwardPass {
   ThreadPool& pool_;
   const int workers_;
   float* const logits_;
+  int32_t* const best_tokens_;
+  Screening& screening_;
   const int num_tokens_;
   const bool own_lanes_;          // each worker computes all rows in a lane of its own
   std::vector<int> most_chunks_;  // of any tile, for each kind of window

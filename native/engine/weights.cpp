@@ -117,6 +117,14 @@ void check_weights(const DecoderConfig& config, const DecoderWeights& weights) {
   check_matrix("head", weights.head, config.vocab_size, config.hidden_size);
   check_vector("final_norm", weights.final_norm, config.hidden_size, false);
   for (const BlockWeights& block : weights.blocks) check_block(config, block);
+  if (config.head_screen < 0 || config.head_screen > kMaxPlanes)
+    throw UsageError("A head is screened with 0 to 8 planes; " +
+                     std::to_string(config.head_screen) + " were asked for.");
+  if (config.head_screen > 0 &&
+      (config.mode != ActivationMode::kInt8 || config.logit_softcap > 0.0f))
+    throw UsageError(
+        "Screening the head is exact for int8 activations and logits without a soft cap only; "
+        "leave head_screen at 0 here.");
 }
 
 }  // namespace pliant

@@ -36,6 +36,7 @@ struct DecoderConfig {
   CacheType cache_type = CacheType::kFloat16;
   int threads = 1;
   bool check_finite = false;
+  int head_screen = 0;  // planes of the head that rule out most tokens in choose(); 0: none do
   Preload preload = Preload::kAhead;
 
   int group_size() const { return heads_per_group * head_dim; }

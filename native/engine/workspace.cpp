@@ -1,6 +1,7 @@
 #include "engine/workspace.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace pliant {
 namespace {
@@ -64,6 +65,33 @@ void Workspace::reserve_context(size_t tiles, size_t tasks, int tile_rows, int h
     context.chunks_done = std::vector<std::atomic<int>>(tiles);
 }
 
+void BestToken::look(const float* values, int begin, int end) {
+  for (int row = begin; row < end; ++row) {
+    if (!(values[row] < std::numeric_limits<float>::infinity())) broken = true;
+    if (token >= 0 && !(values[row] > score)) continue;
+    token = row;
+    score = values[row];
+  }
+}
+
+void HeadScores::reserve(int tokens, int vocab_size, int groups, int workers) {
+  values.reserve(tokens, vocab_size);
+  bounds.reserve(tokens, vocab_size);
+  magnitudes.reserve(size_t(workers) * groups);
+  const size_t entries = size_t(workers) * tokens;
+  if (entries > found.size()) {
+    lowest.resize(entries);
+    limits.resize(entries);
+    found.resize(entries);
+  }
+  if (rescored.size() < size_t(workers)) rescored.resize(workers);
+}
+
+size_t HeadScores::size_bytes() const {
+  return values.size_bytes() + bounds.size_bytes() + magnitudes.size_bytes() +
+         found.size() * (2 * sizeof(float) + sizeof(BestToken)) + rescored.size() * sizeof(int);
+}
+
 size_t Workspace::size_bytes() const {
   size_t bytes = 0;
   for (const Lane& lane : lanes)
@@ -74,7 +102,7 @@ size_t Workspace::size_bytes() const {
   for (const TileRows& tile : attention)
     bytes += tile.rows.size() * sizeof(AttentionRow) + tile.parts.size_bytes();
   bytes += context.parts.size_bytes() + context.chunks_done.size() * sizeof(std::atomic<int>);
-  return bytes + neurons.size_bytes();
+  return bytes + neurons.size_bytes() + scores.size_bytes();
 }
 
 }  // namespace pliant

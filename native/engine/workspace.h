@@ -50,6 +50,30 @@ struct ContextParts {
   std::vector<std::atomic<int>> chunks_done;  // [tile and group], 0 between phases
 };
 
+// The highest score seen and the lowest token that has it.
+struct BestToken {
+  int token = -1;
+  float score = 0.0f;
+  bool broken = false;  // a score was NaN or infinite
+
+  // values[row] for the rows [begin, end), all of them above those seen before.
+  void look(const float* values, int begin, int end);
+};
+
+// What choosing the likeliest token needs instead of logits.
+struct HeadScores {
+  FloatRows values;                 // [tokens][vocabulary], exact or of the first planes
+  FloatRows bounds;                 // [tokens][vocabulary], how far those may be off
+  AlignedBuffer<float> magnitudes;  // [workers][groups]
+  std::vector<float> lowest;        // [workers][tokens], what the best score is at least
+  std::vector<float> limits;        // [workers][tokens], the same over all workers
+  std::vector<BestToken> found;     // [workers][tokens]
+  std::vector<int> rescored;        // [workers], tiles
+
+  void reserve(int tokens, int vocab_size, int groups, int workers);
+  size_t size_bytes() const;
+};
+
 struct Workspace {
   std::vector<Lane> lanes;
   FloatRows query;     // [tokens][groups * group_size], rotated in place
@@ -63,6 +87,7 @@ struct Workspace {
   std::vector<AlignedBuffer<std::byte>> scratch;  // of the product kernels, one per worker
   std::vector<TileRows> attention;                // one per worker
   ContextParts context;
+  HeadScores scores;
 
   // Makes room for a step of `tokens` tokens in `num_lanes` lanes.
   void reserve(const Kernels& kernels, const DecoderConfig& config, const DecoderWeights& weights,

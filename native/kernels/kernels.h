@@ -121,6 +121,11 @@ struct Kernels {
   void (*planes_f32)(const PlaneMatrix& matrix, const float* x, int tokens, size_t x_stride,
                      int tile_begin, int tile_end, float* y, size_t y_stride);
 
+  // y[row] = sum of scale * weight[group] over the groups of the rows of tiles [tile_begin,
+  // tile_end), in any order, rows < matrix.rows.
+  void (*sum_scales)(const PlaneMatrix& matrix, const float* weight, int tile_begin, int tile_end,
+                     float* y);
+
   // Row `row` dequantized to fp32: an embedding lookup.
   void (*decode_row)(const PlaneMatrix& matrix, int row, float* y);
 

@@ -12,9 +12,19 @@ using Vectors = VectorKernels<Avx2>;
 }
 
 const Kernels kAvx2Kernels = {
-    "avx2",           Vectors::quantize,   planes_int8<Avx2>, planes_int8_scratch<Avx2>,
-    planes_f32<Avx2>, decode_row_by_lanes, Vectors::rms_norm, Vectors::norm_quantize,
-    Vectors::rotate,  Vectors::gated,      Vectors::add,      Vectors::store,
+    "avx2",
+    Vectors::quantize,
+    planes_int8<Avx2>,
+    planes_int8_scratch<Avx2>,
+    planes_f32<Avx2>,
+    Vectors::sum_scales,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::norm_quantize,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
     attend<Avx2>,
 };
 

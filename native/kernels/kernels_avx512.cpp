@@ -33,9 +33,19 @@ using Vectors = VectorKernels<Avx512>;
 }  // namespace
 
 const Kernels kAvx512VnniKernels = {
-    "avx512",           Vectors::quantize,   planes_int8,       planes_int8_scratch,
-    planes_f32<Avx512>, decode_row_by_lanes, Vectors::rms_norm, Vectors::norm_quantize,
-    Vectors::rotate,    Vectors::gated,      Vectors::add,      Vectors::store,
+    "avx512",
+    Vectors::quantize,
+    planes_int8,
+    planes_int8_scratch,
+    planes_f32<Avx512>,
+    Vectors::sum_scales,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::norm_quantize,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
     attend<Avx512>,
 };
 

@@ -12,9 +12,19 @@ using Vectors = VectorKernels<Neon>;
 }
 
 const Kernels kNeonKernels = {
-    "neon",           Vectors::quantize,   planes_int8<Neon>, planes_int8_scratch<Neon>,
-    planes_f32<Neon>, decode_row_by_lanes, Vectors::rms_norm, Vectors::norm_quantize,
-    Vectors::rotate,  Vectors::gated,      Vectors::add,      Vectors::store,
+    "neon",
+    Vectors::quantize,
+    planes_int8<Neon>,
+    planes_int8_scratch<Neon>,
+    planes_f32<Neon>,
+    Vectors::sum_scales,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::norm_quantize,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
     attend<Neon>,
 };
 

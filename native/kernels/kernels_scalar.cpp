@@ -137,6 +137,15 @@ void planes_f32(const PlaneMatrix& matrix, const float* x, int tokens, size_t x_
   }
 }
 
+void sum_scales(const PlaneMatrix& matrix, const float* weight, int tile_begin, int tile_end,
+                float* y) {
+  for (int row = tile_begin * kTileRows; row < std::min(tile_end * kTileRows, matrix.rows); ++row) {
+    y[row] = 0.0f;
+    for (int group = 0; group < matrix.groups(); ++group)
+      y[row] = std::fma(scale_at(matrix, Place(row), group), weight[group], y[row]);
+  }
+}
+
 void decode_row(const PlaneMatrix& matrix, int row, float* y) {
   const Place place(row);
   for (int column = 0; column < matrix.columns; ++column) {
@@ -259,9 +268,9 @@ void attend(const AttentionCall& call) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar",   quantize,   planes_int8, planes_int8_scratch,
-                                planes_f32, decode_row, rms_norm,    norm_quantize,
-                                rotate,     gated,      add,         store,
-                                attend};
+const Kernels kScalarKernels = {"scalar",      quantize,   planes_int8, planes_int8_scratch,
+                                planes_f32,    sum_scales, decode_row,  rms_norm,
+                                norm_quantize, rotate,     gated,       add,
+                                store,         attend};
 
 }  // namespace pliant

@@ -179,6 +179,22 @@ struct VectorKernels {
     }
   }
 
+  static void sum_scales(const PlaneMatrix& matrix, const float* weight, int tile_begin,
+                         int tile_end, float* y) {
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      const uint16_t* scales = matrix.scales + size_t(tile) * matrix.tile_stride_scales();
+      const int rows = std::min(kTileRows, matrix.rows - tile * kTileRows);
+      for (int row = 0; row < rows; row += kLanes) {
+        Float sum = Simd::set(0.0f);
+        for (int group = 0; group < matrix.groups(); ++group) {
+          const Float scale = Simd::load_half(scales + group * kTileRows + row);
+          sum = Simd::fma(scale, Simd::set(weight[group]), sum);
+        }
+        Simd::store_first(y + tile * kTileRows + row, sum, std::min(kLanes, rows - row));
+      }
+    }
+  }
+
   static void rotate(float* head, const float* cosine, const float* sine, int head_dim) {
     float* other = head + head_dim / 2;
     for_each_vector<Simd>(head_dim / 2, [&](int i, auto count) PLIANT_BODY {

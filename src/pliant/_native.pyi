@@ -59,6 +59,7 @@ class DecoderConfig:
     threads: int
     check_finite: bool
     preload: Preload
+    head_screen: int
 
     def __init__(self) -> None: ...
     def add_rotation(self, frequencies: NDArray[np.float32], amplitude: float) -> None:
@@ -160,6 +161,19 @@ class Decoder:
         logits: NDArray[np.float32],
     ) -> None:
         """Append tokens to caches; write the logits of the last `num_logits` tokens of each."""
+
+    def choose(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        positions: Sequence[NDArray[np.int32] | None],
+        masks: Sequence[NDArray[np.bool_] | None],
+        num_logits: Sequence[int],
+    ) -> list[int]:
+        """Append tokens to caches; the likeliest token behind the last `num_logits` of each."""
+
+    def screening(self) -> tuple[int, int, int]:
+        """Tokens chosen, tiles of the head for them, and tiles read in all planes."""
 
     def memory(self) -> dict[str, int]:
         """Bytes mapped, of them in memory, of vectors, of live caches, of scratch."""
@@ -265,6 +279,18 @@ class Kernels(Protocol):
         self, isa: str, x: NDArray[np.float32]
     ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
         """Codes `[T, stride]`, scales and sums of the groups of 64 `[T, groups]`."""
+
+    def sum_scales(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        weight: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Sums of scale * weight over the groups of each row."""
 
     def rms_norm(
         self,

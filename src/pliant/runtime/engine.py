@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant import _native
+from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.chunk import Chunk
 from pliant.spec import ModelSpec
@@ -25,6 +27,22 @@ CacheType = Literal["float16", "float32", "int8"]
 Preload = Literal["none", "ahead", "all", "lock"]
 #: Bytes of one stored key or value; what `costs` takes. int8 rows have an fp32 scale beside them.
 CACHE_VALUE_BYTES: dict[CacheType, int] = {"int8": 1, "float16": 2, "float32": 4}
+
+
+class HeadScreening(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of the head that choosing `tokens` tokens has read, and would have read unscreened.
+
+    Tokens of one step share what they read.
+    """
+
+    tokens: int
+    unscreened_bytes: int
+    read_bytes: int
+
+    @property
+    def saved(self) -> float:
+        """The share of the head's bytes that was not read."""
+        return 1 - self.read_bytes / self.unscreened_bytes if self.unscreened_bytes else 0.0
 
 
 class WeightSource(Protocol):
@@ -57,6 +75,8 @@ class Engine:
       system to read them in the background, "none" leaves it to the first use of each page, "all"
       waits until they are there, "lock" also keeps them there until the engine is closed
       (`OutOfSpaceError` where the system does not allow it: `ulimit -l`).
+    - `head_screen`: planes of the head that `greedy` multiplies all rows by; 0 reads all planes of
+      all rows. Int8 activations and logits without a soft cap only.
     - `check_finite`: after every operation look for NaN and infinity and raise `GenerationError`
       naming block and operation; slow, for debugging.
 
@@ -74,6 +94,7 @@ class Engine:
         cache_type: CacheType = "float16",
         *,
         preload: Preload = "ahead",
+        head_screen: int = 0,
         check_finite: bool = False,
     ) -> None:
         if artifact.spec != subnet.spec:
@@ -87,6 +108,7 @@ class Engine:
             )
         config.preload = getattr(_native.Preload, preload)
         config.check_finite = check_finite
+        config.head_screen = head_screen if abs(head_screen) < 256 else -1
         try:
             self._decoder = _decoder(config, artifact, subnet)
         except MemoryError as error:
@@ -94,6 +116,7 @@ class Engine:
                 f"{subnet.weight_bytes} bytes of weights cannot be held in memory; allow more "
                 "locked memory (ulimit -l), take a smaller cut, or preload less."
             ) from error
+        self._head_screen = head_screen
         self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
 
     def __repr__(self) -> str:
@@ -180,6 +203,45 @@ class Engine:
             return [logits]
         ends = np.cumsum(counts)
         return [logits[end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+    def greedy(self, chunks: Sequence[Chunk]) -> list[NDArray[np.int32]]:
+        """Append each chunk to its cache; the likeliest token behind each token it asks for.
+
+        Returns int32 `[n or 1 or 0]` for each chunk: the argmax of each row of logits that
+        `forward_chunk` would give, the lowest id among equals, without making those logits. With
+        `head_screen` a first pass over the top planes of the head gives each token a score and a
+        bound on what the other planes can add to or take from it (half the difference of the
+        steps, times the scales, times the magnitudes of the activations); tiles of 32 tokens that
+        the bounds rule out are not read further. The result is the same, always.
+
+        Raises what `forward_chunk` raises, and `GenerationError` for logits that are NaN or
+        infinite.
+        """
+        counts = [chunk.num_logits for chunk in chunks]
+        for chunk in chunks:
+            if not isinstance(chunk.cache, KVCache):
+                raise UsageError(f"{chunk.cache!r} is no cache; make one with new_cache.")
+        chosen = self._decoder.choose(
+            [chunk.cache for chunk in chunks],
+            [chunk.tokens for chunk in chunks],
+            [chunk.positions for chunk in chunks],
+            [chunk.mask for chunk in chunks],
+            counts,
+        )
+        return np.split(np.array(chosen, np.int32), np.cumsum(counts)[:-1])
+
+    def screening(self) -> HeadScreening:
+        """What `greedy` has read of the head so far."""
+        tokens, tiles, rescored = self._decoder.screening()
+        spec, planes = self._subnet.spec, self._subnet.bits.head
+        tile_planes = plane_bytes(TILE_ROWS, spec.hidden_size)
+        screen = self._head_screen if 0 < self._head_screen < planes else planes
+        scales = tiles * scale_bytes(TILE_ROWS, spec.hidden_size)
+        return HeadScreening(
+            tokens=tokens,
+            unscreened_bytes=scales + tiles * planes * tile_planes,
+            read_bytes=scales + (tiles * screen + rescored * (planes - screen)) * tile_planes,
+        )
 
     def memory(self) -> dict[str, int]:
         """Bytes this engine uses.
