@@ -131,6 +131,17 @@ def test_rows_decode_exactly(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_scales_are_summed(path: str) -> None:
+    rng = np.random.default_rng(15)
+    for shape in SHAPES:
+        matrix = stored_matrix(rng, 1, *shape)
+        weight_G = rng.random(matrix.scale_OG.shape[1]).astype(np.float32)
+        y_O = kernels.sum_scales(path, matrix.planes, matrix.scales, *matrix.arguments, weight_G)
+        expected_O = matrix.scale_OG.astype(np.float64) @ weight_G
+        assert np.all(np.abs(y_O - expected_O) <= (weight_G.size + 2) * UNIT * expected_O)
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_quantize_is_the_formula(path: str) -> None:
     rng = np.random.default_rng(4)
     for columns in (1, 8, 32, 63, 64, 65, 200, 576):

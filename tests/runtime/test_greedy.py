@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pliant.bits import BitPlan
 from pliant.errors import GenerationError, UsageError
-from pliant.runtime import Chunk, Engine
+from pliant.runtime import Chunk, Engine, SamplingOptions, Tokenizer, generate_batch
 from pliant.shape import SubnetShape
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
@@ -156,3 +156,21 @@ def test_requests_that_cannot_be(make_engine: EngineMaker) -> None:
         engine.greedy([])
     with pytest.raises(UsageError, match="is no cache"):
         engine.greedy([Chunk([1], None)])
+
+
+def test_generation_with_a_screened_head_reads_the_same(
+    memory_artifact: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    """Alone, in a batch with other greedy texts, and beside one that draws."""
+    artifact = memory_artifact(SPEC)
+    plain, screened = (Engine(artifact, subnet(8), 1, head_screen=k) for k in (0, 6))
+    options = SamplingOptions(max_tokens=40)
+    drawn = SamplingOptions(max_tokens=40, temperature=0.7, seed=3)
+    prompts: list[Sequence[int]] = [[1, 5, 9], [7], [3] * 150]
+    for chosen in (options, [options, drawn, options]):
+        expected, found = (
+            generate_batch(engine, tokenizer, prompts, chosen) for engine in (plain, screened)
+        )
+        assert [text.tokens for text in found] == [text.tokens for text in expected]
+    assert plain.screening().tokens == 0
+    assert screened.screening().tokens >= 3 * 40

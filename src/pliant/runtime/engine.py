@@ -147,6 +147,11 @@ class Engine:
         return self._threads
 
     @property
+    def head_screen(self) -> int:
+        """Planes of the head that rule out most tokens in `greedy`; 0 where none do."""
+        return self._head_screen
+
+    @property
     def kernels(self) -> str:
         """The kernel path that computes, such as `avx2`; one path always gives the same bits."""
         return str(_native.kernels.best())

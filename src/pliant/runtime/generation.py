@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -222,9 +222,18 @@ class _Sequence:
 
     def accept(self, logits: NDArray[np.float32]) -> Piece | None:
         """Choose the next token from `logits` `[0 or 1, vocabulary]`; None during the prompt."""
-        if self._pending.size:
-            return None
-        token = self._sampler.sample(logits[-1])
+        return None if self._pending.size else self._write(self._sampler.sample(logits[-1]))
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the next token is that of the largest logit, whatever the text so far."""
+        return self._options.temperature == 0 and self._options.repetition_penalty == 1
+
+    def accept_token(self, chosen: NDArray[np.int32]) -> Piece | None:
+        """Take the likeliest token `[0 or 1]`, for a greedy sequence; None during the prompt."""
+        return None if self._pending.size else self._write(int(chosen[-1]))
+
+    def _write(self, token: int) -> Piece:
         self._tokens.append(token)
         self._pending = np.asarray([token], np.int32)
         self._last = time.perf_counter()
@@ -277,10 +286,22 @@ def _run(
             running.append(waiting.pop(0))
             running[-1].begin(model)
         chunks = [sequence.next_chunk() for sequence in running]
-        for sequence, logits in zip(running, model.forward_chunk(chunks), strict=True):
-            piece = sequence.accept(logits)
+        for sequence, piece in _advance(model, running, chunks):
             if piece is not None:
                 yield sequence, piece
         for sequence in [sequence for sequence in running if sequence.finished]:
             sequence.end()
             running.remove(sequence)
+
+
+def _advance(
+    model: TokenModel, running: list[_Sequence], chunks: list[Chunk]
+) -> Iterator[tuple[_Sequence, Piece | None]]:
+    """One forward call for all; without logits where the model screens its head and none draws."""
+    if getattr(model, "head_screen", 0) and all(sequence.is_greedy for sequence in running):
+        screened: Any = model
+        for sequence, chosen in zip(running, screened.greedy(chunks), strict=True):
+            yield sequence, sequence.accept_token(chosen)
+    else:
+        for sequence, logits in zip(running, model.forward_chunk(chunks), strict=True):
+            yield sequence, sequence.accept(logits)

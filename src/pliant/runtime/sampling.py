@@ -125,15 +125,16 @@ def distribution(
     `scores_V` are float32 logits `[vocabulary]` after the repetition penalty, -inf for tokens that
     are excluded; `options.temperature` is above 0. Probabilities are float32.
     """
-    weights_V = scores_V - scores_V.max()
-    weights_V /= np.float32(options.temperature)
-    np.exp(weights_V, out=weights_V)
     kept = _top_k(scores_V, options.top_k)
-    kept = _nucleus(weights_V, kept, options.top_p)
+    weights = scores_V[kept]
+    weights -= weights.max()
+    weights /= np.float32(options.temperature)
+    np.exp(weights, out=weights)
+    kept, weights = _nucleus(weights, kept, options.top_p)
     # The likeliest token has weight 1.
     if options.min_p > 0:
-        kept = kept[weights_V[kept] >= np.float32(options.min_p)]
-    weights = weights_V[kept]
+        likely = weights >= np.float32(options.min_p)
+        kept, weights = kept[likely], weights[likely]
     return kept, weights / weights.sum(dtype=np.float64).astype(np.float32)
 
 
@@ -146,31 +147,34 @@ def _top_k(scores_V: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 
 def _nucleus(
-    weights_V: NDArray[np.float32], ids: NDArray[np.int64], top_p: float
-) -> NDArray[np.int64]:
+    weights: NDArray[np.float32], ids: NDArray[np.int64], top_p: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Those of `ids`, ascending, that are the likeliest and have less than `top_p` before them.
+
+    `weights` are those of `ids`; the kept ones' are returned beside them.
 
     Weights below `(1 - top_p) / n` of the sum of all n cannot belong: together they stay below
     `1 - top_p`. Of the others only as many as needed are put in order, because a nucleus is small
     beside a vocabulary.
     """
     if top_p >= 1:
-        return ids
-    weights = weights_V[ids]
+        return ids, weights
     total = float(weights.sum(dtype=np.float64))
     # Half, so that rounding cannot exclude a token at the edge.
     likely = np.flatnonzero(weights >= np.float32(0.5 * (1 - top_p) * total / len(ids)))
-    ids, weights = ids[likely], weights[likely].astype(np.float64)
+    ids, weights = ids[likely], weights[likely]
+    falling = -weights.astype(np.float64)
     size = _FIRST_NUCLEUS
     while True:
         size = min(size, len(ids))
-        order = np.argpartition(-weights, size - 1)[:size]
+        order = np.argpartition(falling, size - 1)[:size]
         # Among equals the lower id goes first.
-        order = order[np.lexsort((order, -weights[order]))]
-        before = np.cumsum(weights[order]) - weights[order]
+        order = order[np.lexsort((order, falling[order]))]
+        before = falling[order] - np.cumsum(falling[order])
         inside = before < top_p * total
         if size == len(ids) or not inside[-1]:
-            return ids[np.sort(order[inside])]
+            kept = np.sort(order[inside])
+            return ids[kept], weights[kept]
         size *= 8
 
 

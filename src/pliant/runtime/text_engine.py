@@ -12,7 +12,7 @@ import msgspec
 from pliant.artifact import Artifact
 from pliant.errors import UsageError
 from pliant.runtime.chat import Message, plain_chat
-from pliant.runtime.engine import Activations, CacheType, Engine
+from pliant.runtime.engine import Activations, CacheType, Engine, Preload
 from pliant.runtime.generation import Generation, TextStream, generate_batch, stream
 from pliant.runtime.sampling import SamplingOptions
 from pliant.runtime.tokenizer import Tokenizer
@@ -122,11 +122,14 @@ class Pliant:
         threads: int | None = None,
         activations: Activations = "int8",
         cache_type: CacheType = "float16",
+        preload: Preload = "ahead",
+        head_screen: int = 0,
     ) -> TextEngine:
         """An engine that runs one subnet: an address, a saved cut's name, or the value itself.
 
         The empty address is the full model. `threads` are all cores unless given; `activations`
-        is the arithmetic of the matrix products, `cache_type` the type of keys and values.
+        is the arithmetic of the matrix products, `cache_type` the type of keys and values,
+        `preload` and `head_screen` are options of `Engine`.
         Raises `UsageError` for an address that names no subnet of this artifact.
         """
         subnet = address if isinstance(address, Subnet) else self.subnet(address)
@@ -136,6 +139,8 @@ class Pliant:
             threads=threads,
             activations=activations,
             cache_type=cache_type,
+            preload=preload,
+            head_screen=head_screen,
         )
         self._engines.append(TextEngine(engine, self.tokenizer))
         return self._engines[-1]
