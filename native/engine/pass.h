@@ -93,11 +93,13 @@ class ForwardPass {
   void rotate_head(float* head, const BlockWeights& block, const std::vector<float>& norm,
                    int token) const;
   void expand_share(const BlockWeights& block, const ProductInput& input, int worker, int workers);
+  void cap_scores(float* scores, Share rows) const;
   void cap_logits(int worker, int workers) const;
   void find_bounds(const ProductInput& input, int worker, int workers) const;
   void find_best(int worker, int workers) const;
   void rescore(const Product& exact, const ProductInput& input, int worker, int workers) const;
   int32_t best_of(int row, int count) const;
+  void collect_choices(int count);
 
   // With check_finite: throws naming block and operation where a row holds a NaN or infinity.
   void check_rows(FloatRows& rows, int columns, int count, size_t place, const char* operation);

@@ -72,11 +72,15 @@ void ForwardPass::choose_tokens() {
       rescore(exact, input, worker, workers);
     });
   }
+  collect_choices(count);
+}
+
+void ForwardPass::collect_choices(int count) {
   for (int row = 0; row < count; ++row) best_tokens_[row] = best_of(row, count);
   screening_.tokens += size_t(count);
-  screening_.tiles += size_t(head.tiles());
+  screening_.tiles += size_t(weights_.head.tiles());
   for (int worker = 0; worker < workers_; ++worker)
-    screening_.tiles_rescored += size_t(scores.rescored[size_t(worker)]);
+    screening_.tiles_rescored += size_t(workspace_.scores.rescored[size_t(worker)]);
 }
 
 int32_t ForwardPass::best_of(int row, int count) const {
@@ -123,9 +127,12 @@ void ForwardPass::find_best(int worker, int workers) const {
   const Share tiles = share_of(weights_.head.tiles(), worker, workers);
   const int count = int(step_.logit_tokens().size());
   for (int token = 0; token < count; ++token) {
+    const Share rows{tiles.begin * kTileRows, std::min(tiles.end * kTileRows, weights_.head.rows)};
+    float* values = scores.values.row(token);
+    // Different scores may be equal once capped, and then the lower token is wanted.
+    if (config_.logit_softcap > 0) cap_scores(values, rows);
     BestToken best;
-    best.look(scores.values.row(token), tiles.begin * kTileRows,
-              std::min(tiles.end * kTileRows, weights_.head.rows));
+    best.look(values, rows.begin, rows.end);
     scores.found[size_t(worker * count + token)] = best;
   }
   scores.rescored[size_t(worker)] = 0;

@@ -46,15 +46,17 @@ ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {
           lane.normed.stride()};
 }
 
+void ForwardPass::cap_scores(float* scores, Share rows) const {
+  const float cap = config_.logit_softcap;
+  for (int token = rows.begin; token < rows.end; ++token)
+    scores[token] = cap * std::tanh(scores[token] / cap);
+}
+
 void ForwardPass::cap_logits(int worker, int workers) const {
   const Share tiles = share_of(weights_.head.tiles(), worker, workers);
-  const int end = std::min(tiles.end * kTileRows, config_.vocab_size);
-  const float cap = config_.logit_softcap;
-  for (size_t row = 0; row < step_.logit_tokens().size(); ++row) {
-    float* logits = logits_ + row * size_t(config_.vocab_size);
-    for (int token = tiles.begin * kTileRows; token < end; ++token)
-      logits[token] = cap * std::tanh(logits[token] / cap);
-  }
+  const Share rows{tiles.begin * kTileRows, std::min(tiles.end * kTileRows, config_.vocab_size)};
+  for (size_t row = 0; row < step_.logit_tokens().size(); ++row)
+    cap_scores(logits_ + row * size_t(config_.vocab_size), rows);
 }
 
 void ForwardPass::check_rows(FloatRows& rows, int columns, int count, size_t place,

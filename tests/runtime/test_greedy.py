@@ -34,7 +34,7 @@ def tokens_of(count: int, seed: int = 0) -> NDArray[np.int32]:
 
 
 @pytest.mark.parametrize("options", [{}, {"activations": "float32"}, {"cache_type": "int8"}])
-@pytest.mark.parametrize("logit_softcap", [0.0, 5.0])
+@pytest.mark.parametrize("logit_softcap", [0.0, 5.0, 1e-3])
 def test_greedy_is_the_argmax_of_the_logits(
     make_engine: EngineMaker, options: dict[str, Any], logit_softcap: float
 ) -> None:
