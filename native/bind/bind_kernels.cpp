@@ -45,29 +45,11 @@ Result<T> zeros(std::initializer_list<size_t> shape) {
   return Result<T>(data, shape, owner);
 }
 
-struct Path {
-  Isa isa;
-  const char* name;
-};
-constexpr Path kPaths[] = {{Isa::kScalar, "scalar"},
-                           {Isa::kAvx2, "avx2"},
-                           {Isa::kAvx512Vnni, "avx512"},
-                           {Isa::kNeon, "neon"}};
-
-const Kernels& kernels_named(const std::string& name) {
-  for (const Path& path : kPaths) {
-    if (name != path.name) continue;
-    const Kernels* kernels = kernels_for(path.isa);
-    if (kernels != nullptr) return *kernels;
-  }
-  throw std::invalid_argument("no kernel path '" + name + "' here; see paths()");
-}
+const Kernels& kernels_named(const std::string& name) { return pliant::kernels_named(name, name); }
 
 std::vector<std::string> paths() {
   std::vector<std::string> names;
-  for (const Path& path : kPaths) {
-    if (kernels_for(path.isa) != nullptr) names.emplace_back(path.name);
-  }
+  for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->isa);
   return names;
 }
 
@@ -243,7 +225,7 @@ auto attend(const std::string& isa, const Vector<float>& query, const Matrix<flo
 void bind_kernels(nb::module_& parent) {
   using namespace nb::literals;
   nb::module_ m = parent.def_submodule("kernels", "Kernel paths one by one, for tests.");
-  m.def("paths", &paths, "Names of the kernel paths of this build on this CPU.");
+  m.def("paths", &paths, "Names of the kernel paths of this build on this CPU, fastest first.");
   m.def(
       "best", [] { return std::string(best_kernels().isa); },
       "The path in use: the fastest, or what PLIANT_ISA asks for.");

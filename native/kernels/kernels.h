@@ -13,6 +13,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace pliant {
 
@@ -124,12 +126,19 @@ struct Kernels {
   void (*attend)(const AttentionCall& call);
 };
 
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512Vnni = 2, kNeon = 3 };
+enum class Isa : int { kScalar, kAvx2, kAvx512Vnni, kNeon, kI8mm };
 
 // The path of an instruction set, or nullptr where this build or this CPU has none.
 const Kernels* kernels_for(Isa isa);
 
-// The fastest path of this CPU; `PLIANT_ISA=scalar|avx2|avx512|neon` asks for another one.
+// Every path of this build on this CPU, fastest first; `scalar` is always the last.
+std::vector<const Kernels*> available_kernels();
+
+// The available path of this name. std::invalid_argument where there is none: `asked` (such as
+// "PLIANT_ISA=abacus") begins its message, which names those there are.
+const Kernels& kernels_named(const std::string& name, const std::string& asked);
+
+// The fastest path, or the one that the environment variable PLIANT_ISA names, as kernels_named.
 const Kernels& best_kernels();
 
 }  // namespace pliant

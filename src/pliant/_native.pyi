@@ -172,7 +172,7 @@ class Kernels(Protocol):
         """The path in use: the fastest, or what `PLIANT_ISA` asks for."""
 
     def paths(self) -> list[str]:
-        """Names of the paths of this build on this CPU."""
+        """Names of the paths of this build on this CPU, fastest first."""
 
     def default_threads(self) -> int:
         """Physical cores this process may use."""
