@@ -15,37 +15,14 @@
 
 #include "base/buffer.h"
 #include "base/threads.h"
+#include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "kernels/kernels.h"
 #include "kernels/measure.h"
 
 namespace nb = nanobind;
 
 namespace pliant {
 namespace {
-
-template <typename T>
-using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Result = nb::ndarray<nb::numpy, T>;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-// A new array that owns its memory, filled with zeros.
-template <typename T>
-Result<T> zeros(std::initializer_list<size_t> shape) {
-  size_t size = 1;
-  for (size_t extent : shape) size *= extent;
-  T* data = new T[size]();
-  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return Result<T>(data, shape, owner);
-}
-
-const Kernels& kernels_named(const std::string& name) { return pliant::kernels_named(name, name); }
 
 std::vector<std::string> paths() {
   std::vector<std::string> names;
@@ -87,17 +64,6 @@ auto quantize(const std::string& isa, const Matrix<float>& x) {
                      sums.data() + token * groups);
   }
   return std::make_tuple(codes, scales, sums);
-}
-
-// Splits the tiles of a product over a pool; `multiply(begin, end)` does a share.
-template <typename Multiply>
-void for_shares(const PlaneMatrix& view, int threads, const Multiply& multiply) {
-  const nb::gil_scoped_release release;
-  ThreadPool pool(threads);
-  pool.run([&](int worker, int workers) {
-    const Share share = share_of(view.tiles(), worker, workers);
-    multiply(share.begin, share.end);
-  });
 }
 
 auto planes_int8(const std::string& isa, const std::vector<Vector<uint8_t>>& planes,
@@ -253,6 +219,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("measure_dot_peak", &measure_dot_peak, "isa"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");
+  bind_coefficients(m);
 }
 
 }  // namespace pliant

@@ -6,6 +6,7 @@
 namespace pliant {
 
 void bind_kernels(nanobind::module_& m);
+void bind_coefficients(nanobind::module_& m);  // to the module `kernels`
 void bind_engine(nanobind::module_& m);
 
 }  // namespace pliant

@@ -26,12 +26,9 @@ constexpr int kMaxPlanes = 8;
 
 constexpr int ceil_div(int value, int unit) { return (value + unit - 1) / unit; }
 
-// A view of the planes a subnet reads; owns nothing. Rows and columns are prefixes of what is
-// stored: `stored_columns` alone decides the strides between tiles.
-struct PlaneMatrix {
-  std::array<const uint8_t*, kMaxPlanes> planes{};  // planes[0] holds the most significant bit
-  const uint16_t* scales = nullptr;                 // fp16 bits, [tile][stored group][32 rows]
-  int num_planes = 0;
+// What every stored matrix shares: its prefix of rows and columns, and the strides between tiles,
+// which `stored_columns` alone decides.
+struct TiledShape {
   int rows = 0;
   int columns = 0;
   int stored_columns = 0;
@@ -45,6 +42,28 @@ struct PlaneMatrix {
   size_t tile_stride_scales() const {
     return size_t(ceil_div(stored_columns, kGroupColumns)) * kTileRows;
   }
+};
+
+// A view of the planes a subnet reads; owns nothing.
+struct PlaneMatrix : TiledShape {
+  std::array<const uint8_t*, kMaxPlanes> planes{};  // planes[0] holds the most significant bit
+  const uint16_t* scales = nullptr;                 // fp16 bits, [tile][stored group][32 rows]
+  int num_planes = 0;
+};
+
+// A view of planes that have a coefficient each, for codes that are not evenly spaced, such as sums
+// of powers of two:
+//
+//     W[row, column] = offset + sum over planes p of coefficient[p] * bit[p, row, column]
+//
+// with offset and coefficients of (row, group of 64 columns). Planes lie as in PlaneMatrix, the
+// fp16 numbers of each plane and the offsets as its scales. An offset belongs to the planes read: a
+// codec whose planes stand for -1 and 1 has another one for each prefix.
+struct CoefficientMatrix : TiledShape {
+  std::array<const uint8_t*, kMaxPlanes> planes{};
+  std::array<const uint16_t*, kMaxPlanes> coefficients{};
+  const uint16_t* offsets = nullptr;
+  int num_planes = 0;
 };
 
 // Activations of `tokens` tokens as int8 with one scale per group of 64 columns.
@@ -124,6 +143,23 @@ struct Kernels {
   void (*store)(const float* x, int size, CacheType type, void* y);
 
   void (*attend)(const AttentionCall& call);
+
+  // y[token * y_stride + row] for the rows of tiles [tile_begin, tile_end), rows < matrix.rows.
+  // Per (row, token), groups in ascending order, within them planes in ascending order:
+  //   d[p] = sum_c(bit[p] * code)                                       (exact in int32)
+  //   t = offset * float(sum_of_codes);  t = fma(float(d[p]), coefficient[p], t)
+  //   y = fma(t, activation_scale, y), y starting at 0
+  // so that all paths agree to the last bit, for any number of tokens.
+  void (*coefficients_int8)(const CoefficientMatrix& matrix, const Int8Activations& x,
+                            int tile_begin, int tile_end, float* y, size_t y_stride);
+
+  // The same product with fp32 activations x[token * x_stride + column]: the exact reference mode.
+  void (*coefficients_f32)(const CoefficientMatrix& matrix, const float* x, int tokens,
+                           size_t x_stride, int tile_begin, int tile_end, float* y,
+                           size_t y_stride);
+
+  // Row `row` in fp32; the terms are added as W is written above, from left to right.
+  void (*coefficients_row)(const CoefficientMatrix& matrix, int row, float* y);
 };
 
 enum class Isa : int { kScalar, kAvx2, kAvx512Vnni, kNeon, kI8mm };

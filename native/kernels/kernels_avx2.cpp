@@ -1,5 +1,6 @@
 // The table of the AVX2 path.
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
@@ -12,9 +13,21 @@ using Vectors = VectorKernels<Avx2>;
 }
 
 const Kernels kAvx2Kernels = {
-    "avx2",           Vectors::quantize,   planes_int8<Avx2>, planes_int8_scratch<Avx2>,
-    planes_f32<Avx2>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Avx2>,
+    "avx2",
+    Vectors::quantize,
+    planes_int8<Avx2>,
+    planes_int8_scratch<Avx2>,
+    planes_f32<Avx2>,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
+    attend<Avx2>,
+    coefficients_int8<Avx2>,
+    coefficients_f32<Avx2>,
+    coefficients_row,
 };
 
 }  // namespace pliant

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx512.h"
 #include "kernels/planes_f32.h"
@@ -33,9 +34,21 @@ using Vectors = VectorKernels<Avx512>;
 }  // namespace
 
 const Kernels kAvx512VnniKernels = {
-    "avx512",           Vectors::quantize,   planes_int8,       planes_int8_scratch,
-    planes_f32<Avx512>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,     Vectors::add,        Vectors::store,    attend<Avx512>,
+    "avx512",
+    Vectors::quantize,
+    planes_int8,
+    planes_int8_scratch,
+    planes_f32<Avx512>,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
+    attend<Avx512>,
+    coefficients_int8<Avx512>,
+    coefficients_f32<Avx512>,
+    coefficients_row,
 };
 
 }  // namespace pliant

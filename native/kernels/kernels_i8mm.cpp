@@ -3,6 +3,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/blocks_i8mm.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
@@ -32,9 +33,21 @@ using Vectors = VectorKernels<Neon>;
 }  // namespace
 
 const Kernels kI8mmKernels = {
-    "i8mm",           Vectors::quantize,   planes_int8_i8mm,  planes_int8_scratch_i8mm,
-    planes_f32<Neon>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Neon>,
+    "i8mm",
+    Vectors::quantize,
+    planes_int8_i8mm,
+    planes_int8_scratch_i8mm,
+    planes_f32<Neon>,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
+    attend<Neon>,
+    coefficients_int8<NeonI8mm>,
+    coefficients_f32<Neon>,
+    coefficients_row,
 };
 
 }  // namespace pliant

@@ -1,5 +1,6 @@
 // The table of the NEON path.
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
@@ -12,9 +13,21 @@ using Vectors = VectorKernels<Neon>;
 }
 
 const Kernels kNeonKernels = {
-    "neon",           Vectors::quantize,   planes_int8<Neon>, planes_int8_scratch<Neon>,
-    planes_f32<Neon>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Neon>,
+    "neon",
+    Vectors::quantize,
+    planes_int8<Neon>,
+    planes_int8_scratch<Neon>,
+    planes_f32<Neon>,
+    decode_row_by_lanes,
+    Vectors::rms_norm,
+    Vectors::rotate,
+    Vectors::gated,
+    Vectors::add,
+    Vectors::store,
+    attend<Neon>,
+    coefficients_int8<Neon>,
+    coefficients_f32<Neon>,
+    coefficients_row,
 };
 
 }  // namespace pliant

@@ -233,8 +233,20 @@ void attend(const AttentionCall& call) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar",   quantize,   planes_int8, planes_int8_scratch,
-                                planes_f32, decode_row, rms_norm,    rotate,
-                                gated,      add,        store,       attend};
+const Kernels kScalarKernels = {"scalar",
+                                quantize,
+                                planes_int8,
+                                planes_int8_scratch,
+                                planes_f32,
+                                decode_row,
+                                rms_norm,
+                                rotate,
+                                gated,
+                                add,
+                                store,
+                                attend,
+                                coefficients_int8_scalar,
+                                coefficients_f32_scalar,
+                                coefficients_row};
 
 }  // namespace pliant

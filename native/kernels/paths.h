@@ -14,6 +14,15 @@ extern const Kernels kI8mmKernels;        // that, with 8-bit matrix products (A
 // decode_row of every path but the scalar one.
 void decode_row_by_lanes(const PlaneMatrix& matrix, int row, float* y);
 
+// The definition of the products with coefficients (coefficients_scalar.cpp); of
+// coefficients_row there is no other: a row is read for one token only.
+void coefficients_int8_scalar(const CoefficientMatrix& matrix, const Int8Activations& x,
+                              int tile_begin, int tile_end, float* y, size_t y_stride);
+void coefficients_f32_scalar(const CoefficientMatrix& matrix, const float* x, int tokens,
+                             size_t x_stride, int tile_begin, int tile_end, float* y,
+                             size_t y_stride);
+void coefficients_row(const CoefficientMatrix& matrix, int row, float* y);
+
 // Independent dot-product instructions, `repeats` times; nothing is returned.
 constexpr int kDotsPerRepeat = 12;
 void repeat_dots_avx512(int64_t repeats);

@@ -93,6 +93,11 @@ struct Avx512 {
   static void store_as_int8(int8_t* p, Int value) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(value));
   }
+
+  // sums[token] += the dot products of the fields of one chunk, in two chains.
+  template <int kTokens>
+  static PLIANT_INLINE void dot_fields(const Int (&fields)[kFields], const int8_t* activations,
+                                       size_t stride, Int (&sums)[kTokens]);
 };
 
 // sum += codes * four activations, the same four for all rows. gcc 12 copies the accumulators of
@@ -107,6 +112,19 @@ PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, const int8_t* activatio
 }
 PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, __m512i activations) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(activations));
+}
+
+template <int kTokens>
+PLIANT_INLINE void Avx512::dot_fields(const Int (&fields)[kFields], const int8_t* activations,
+                                      size_t stride, Int (&sums)[kTokens]) {
+  unroll<kTokens>([&](auto token) PLIANT_BODY {
+    const int8_t* four = activations + size_t(token) * stride;
+    Int odd = set32(0);
+    unroll<kFields>([&](auto field) PLIANT_BODY {
+      dot_step(field % 2 == 0 ? sums[token] : odd, fields[field], four + 4 * field);
+    });
+    sums[token] = add32(sums[token], odd);
+  });
 }
 
 }  // namespace

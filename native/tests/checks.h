@@ -102,4 +102,7 @@ inline double distance(const std::vector<float>& a, const std::vector<float>& b,
   return largest;
 }
 
+// Each of these compares one kind of product on `path` with the scalar definition.
+void check_coefficients(const Kernels& scalar, const Kernels& path);
+
 }  // namespace pliant

@@ -260,6 +260,7 @@ int run(const std::vector<std::string>& expected) {
     check_planes_f32(scalar, *path);
     check_elementwise(scalar, *path);
     check_attend(scalar, *path);
+    check_coefficients(scalar, *path);
     std::printf("%-7s checked, %d failures so far\n", path->isa, num_failures);
   }
   std::printf("%s\n", num_failures == 0 ? "all agree with the scalar definition" : "FAILED");

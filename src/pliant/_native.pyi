@@ -234,6 +234,47 @@ class Kernels(Protocol):
     ) -> NDArray[np.float32]:
         """One row in fp32, `[columns]`."""
 
+    def coefficients_int8(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply by planes with a coefficient each: `[T, rows]`."""
+
+    def coefficients_f32(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Multiply in fp32: `[T, rows]`."""
+
+    def coefficients_row(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        row: int,
+    ) -> NDArray[np.float32]:
+        """One row in fp32, `[columns]`."""
+
     def quantize(
         self, isa: str, x: NDArray[np.float32]
     ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
