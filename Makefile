@@ -36,6 +36,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -9,6 +9,7 @@
 
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "ops/product.h"
 
 namespace pliant {
 
@@ -46,6 +47,18 @@ void for_shares(const TiledShape& view, int threads, const Multiply& multiply) {
     const Share share = share_of(view.tiles(), worker, workers);
     multiply(share.begin, share.end);
   });
+}
+
+// x[T, columns] as a product reads it.
+inline QuantizedRows quantized_rows(const Kernels& kernels, const Matrix<float>& x, int columns) {
+  require(x.shape(1) == size_t(columns), "x must be [tokens, columns]");
+  QuantizedRows rows;
+  rows.reserve(int(x.shape(0)), columns);
+  for (int token = 0; token < int(x.shape(0)); ++token) {
+    rows.quantize(kernels, x.data() + size_t(token) * size_t(columns), token, columns,
+                  {0, columns});
+  }
+  return rows;
 }
 
 }  // namespace pliant

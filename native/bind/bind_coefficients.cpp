@@ -6,7 +6,6 @@
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "ops/product.h"
 
 namespace pliant {
 namespace {
@@ -43,14 +42,8 @@ auto coefficients_int8(const std::string& isa, const Planes& planes, const Numbe
                        const Matrix<float>& x, int threads) {
   const Kernels& kernels = kernels_named(isa);
   const auto view = view_of(planes, coefficients, offsets, rows, columns, stored_columns);
-  require(x.shape(1) == size_t(columns), "x must be [tokens, columns]");
+  const QuantizedRows quantized = quantized_rows(kernels, x, columns);
   const int tokens = int(x.shape(0));
-  QuantizedRows quantized;
-  quantized.reserve(tokens, columns);
-  for (int token = 0; token < tokens; ++token) {
-    quantized.quantize(kernels, x.data() + size_t(token) * size_t(columns), token, columns,
-                       {0, columns});
-  }
   auto y = zeros<float>({size_t(tokens), size_t(rows)});
   float* out = y.data();
   for_shares(view, threads, [&](int begin, int end) {

@@ -5,7 +5,9 @@
 
 #include "kernels/paths.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #  include <asm/hwcap.h>
 #  include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -19,6 +21,13 @@ namespace {
 bool cpu_has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
+}
+
+// Bit 4 of EAX of leaf 7, subleaf 1; not every compiler's cpu_supports knows the name.
+bool cpu_has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return cpu_has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+         (eax & (1u << 4)) != 0;
 }
 
 bool cpu_has_avx512_vnni() {
@@ -52,9 +61,13 @@ const Kernels* kernels_for(Isa isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2:
       return cpu_has_avx2() ? &kAvx2Kernels : nullptr;
+    case Isa::kAvxVnni:
+      return cpu_has_avx_vnni() ? &kAvxVnniKernels : nullptr;
     case Isa::kAvx512Vnni:
       return cpu_has_avx512_vnni() ? &kAvx512VnniKernels : nullptr;
 #elif defined(__aarch64__)
+    case Isa::kAsimd:
+      return &kAsimdKernels;
     case Isa::kNeon:
       return cpu_has_dot_product() ? &kNeonKernels : nullptr;
     case Isa::kI8mm:
@@ -67,7 +80,8 @@ const Kernels* kernels_for(Isa isa) {
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
-  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvx2, Isa::kI8mm, Isa::kNeon, Isa::kScalar}) {
+  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvxVnni, Isa::kAvx2, Isa::kI8mm, Isa::kNeon, Isa::kAsimd,
+                  Isa::kScalar}) {
     const Kernels* kernels = kernels_for(isa);
     if (kernels != nullptr) found.push_back(kernels);
   }

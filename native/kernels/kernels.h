@@ -66,6 +66,33 @@ struct CoefficientMatrix : TiledShape {
   int num_planes = 0;
 };
 
+// A view of ternary weights W = scale * (digit - 1), five digits of base 3 in a byte: 1.6 bits and
+// the scale, which is stored as in PlaneMatrix.
+//
+// Columns go by spans of 320; a span is a run of `quads` of 32 rows x 4 bytes, 16 of them, in the
+// last span of the stored columns as few as hold it. Byte b of quad q holds the digits of columns
+//     4 * (i * quads + q) + b,  i = 0 ... 4
+// of the span, so that in a whole span digit i is one group of 64 columns. Four consecutive bytes
+// are one row. With v the number of the digits, the first the most significant, the byte is
+// x = ceil(v * 256 / 243): then 3 * x is 256 * digit + the byte of the digits that follow.
+constexpr int kTernaryDigits = 5;
+constexpr int kTernarySpan = kTernaryDigits * kGroupColumns;
+struct TernaryMatrix : TiledShape {
+  const uint8_t* bytes = nullptr;
+  const uint16_t* scales = nullptr;
+
+  int spans() const { return ceil_div(columns, kTernarySpan); }
+  int quads(int span) const {
+    const int rest = stored_columns - span * kTernarySpan;
+    return rest >= kTernarySpan ? kGroupColumns / 4 : ceil_div(rest, 4 * kTernaryDigits);
+  }
+  static constexpr size_t span_stride_bytes() { return size_t(kGroupColumns) * kTileRows; }
+  size_t tile_stride_ternary() const {
+    const int last = (stored_columns - 1) / kTernarySpan;
+    return size_t(last) * span_stride_bytes() + size_t(quads(last)) * 4 * kTileRows;
+  }
+};
+
 // Activations of `tokens` tokens as int8 with one scale per group of 64 columns.
 // x = scale * code, scale = max|x| / 127 (0 for an all-zero group), code = nearest-even rounding.
 // Codes beyond `columns` are zero up to `stride` (a multiple of 64), so that short last groups need
@@ -160,9 +187,15 @@ struct Kernels {
 
   // Row `row` in fp32; the terms are added as W is written above, from left to right.
   void (*coefficients_row)(const CoefficientMatrix& matrix, int row, float* y);
+
+  // y[token * y_stride + row] as above, per (row, token), groups in ascending order:
+  //   n = sum_c((digit - 1) * code)                                     (exact in int32)
+  //   y = fma(float(n), scale * activation_scale, y), y starting at 0
+  void (*ternary_int8)(const TernaryMatrix& matrix, const Int8Activations& x, int tile_begin,
+                       int tile_end, float* y, size_t y_stride);
 };
 
-enum class Isa : int { kScalar, kAvx2, kAvx512Vnni, kNeon, kI8mm };
+enum class Isa : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kAsimd, kNeon, kI8mm };
 
 // The path of an instruction set, or nullptr where this build or this CPU has none.
 const Kernels* kernels_for(Isa isa);

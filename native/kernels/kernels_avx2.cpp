@@ -5,6 +5,7 @@
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
 #include "kernels/simd_avx2.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -28,6 +29,7 @@ const Kernels kAvx2Kernels = {
     coefficients_int8<Avx2>,
     coefficients_f32<Avx2>,
     coefficients_row,
+    ternary_int8<Avx2>,
 };
 
 }  // namespace pliant

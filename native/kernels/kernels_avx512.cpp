@@ -7,6 +7,7 @@
 #include "kernels/planes_avx512.h"
 #include "kernels/planes_f32.h"
 #include "kernels/simd_avx512.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -49,6 +50,7 @@ const Kernels kAvx512VnniKernels = {
     coefficients_int8<Avx512>,
     coefficients_f32<Avx512>,
     coefficients_row,
+    ternary_int8<Avx512>,
 };
 
 }  // namespace pliant

@@ -8,6 +8,7 @@
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
 #include "kernels/simd_i8mm.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -48,6 +49,7 @@ const Kernels kI8mmKernels = {
     coefficients_int8<NeonI8mm>,
     coefficients_f32<Neon>,
     coefficients_row,
+    ternary_int8<Neon>,
 };
 
 }  // namespace pliant

@@ -5,6 +5,7 @@
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
 #include "kernels/simd_neon.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -28,6 +29,7 @@ const Kernels kNeonKernels = {
     coefficients_int8<Neon>,
     coefficients_f32<Neon>,
     coefficients_row,
+    ternary_int8<Neon>,
 };
 
 }  // namespace pliant

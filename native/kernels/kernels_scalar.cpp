@@ -247,6 +247,7 @@ const Kernels kScalarKernels = {"scalar",
                                 attend,
                                 coefficients_int8_scalar,
                                 coefficients_f32_scalar,
-                                coefficients_row};
+                                coefficients_row,
+                                ternary_int8_scalar};
 
 }  // namespace pliant

@@ -102,7 +102,12 @@ inline double distance(const std::vector<float>& a, const std::vector<float>& b,
   return largest;
 }
 
+#if defined(__x86_64__)
+extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
+#endif
+
 // Each of these compares one kind of product on `path` with the scalar definition.
 void check_coefficients(const Kernels& scalar, const Kernels& path);
+void check_ternary(const Kernels& scalar, const Kernels& path);
 
 }  // namespace pliant

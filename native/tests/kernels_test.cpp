@@ -247,22 +247,29 @@ void check_available(const std::vector<std::string>& expected) {
   expect(expected.empty() || found == expected, "paths available:" + names);
 }
 
+void check_path(const Kernels& path) {
+  const Kernels& scalar = *kernels_for(Isa::kScalar);
+  check_quantize(scalar, path);
+  check_planes_int8_extremes(scalar, path);
+  check_planes_int8(scalar, path);
+  check_planes_f32(scalar, path);
+  check_elementwise(scalar, path);
+  check_attend(scalar, path);
+  check_coefficients(scalar, path);
+  check_ternary(scalar, path);
+  std::printf("%-7s checked, %d failures so far\n", path.isa, num_failures);
+}
+
 int run(const std::vector<std::string>& expected) {
   check_available(expected);
   check_half();
   check_threads();
-  const Kernels& scalar = *kernels_for(Isa::kScalar);
   for (const Kernels* path : available_kernels()) {
-    if (path == &scalar) continue;
-    check_quantize(scalar, *path);
-    check_planes_int8_extremes(scalar, *path);
-    check_planes_int8(scalar, *path);
-    check_planes_f32(scalar, *path);
-    check_elementwise(scalar, *path);
-    check_attend(scalar, *path);
-    check_coefficients(scalar, *path);
-    std::printf("%-7s checked, %d failures so far\n", path->isa, num_failures);
+    if (path != kernels_for(Isa::kScalar)) check_path(*path);
   }
+#if defined(__x86_64__)
+  if (kernels_for(Isa::kAvx2) != nullptr) check_path(kEmulatedAvxVnniKernels);
+#endif
   std::printf("%s\n", num_failures == 0 ? "all agree with the scalar definition" : "FAILED");
   return num_failures == 0 ? 0 : 1;
 }

@@ -275,6 +275,19 @@ class Kernels(Protocol):
     ) -> NDArray[np.float32]:
         """One row in fp32, `[columns]`."""
 
+    def ternary_int8(
+        self,
+        isa: str,
+        digits: NDArray[np.uint8],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply by ternary weights: `[T, rows]`."""
+
     def quantize(
         self, isa: str, x: NDArray[np.float32]
     ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
