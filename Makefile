@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 NATIVE_SOURCES := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h)
 CXX_FILES := $(wildcard native/*/*.cpp native/*/*.h)
 
-.PHONY: demo test check native bench docs fuzz sanitize format clean
+.PHONY: demo test check native arm bench docs fuzz sanitize format clean
 
 demo: $(INSTALLED)  ## the whole story on the embedded model
 	$(BIN)/python -m pliant.recipes.demo
@@ -28,11 +28,15 @@ format: $(INSTALLED)  ## rewrite sources in the house style
 
 native: $(INSTALLED)  ## build the extension again
 
+arm: $(BIN)/cmake  ## the kernels cross-compiled for 64-bit ARM and run by qemu
+	CMAKE=$< native/tests/run.sh aarch64
+
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py
 
@@ -41,6 +45,7 @@ docs: $(INSTALLED)  ## the generated parts of the documentation
 	$(BIN)/python benchmarks/tables.py
 
 sanitize: build/sanitize/_native.so  ## the native suite and a short fuzz run under ASan and UBSan
+	CMAKE=$(BIN)/cmake native/tests/run.sh sanitize
 	$(SANITIZED) $(BIN)/python tests/fuzz/fuzz_artifact.py --mutations 2000 --native $<
 
 fuzz: build/sanitize/_native.so  ## 100 000 damaged artifacts through the loader and the engine
@@ -50,8 +55,10 @@ fuzz: build/sanitize/_native.so  ## 100 000 damaged artifacts through the loader
 SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0
 
-build/sanitize/_native.so: $(INSTALLED)
+$(BIN)/cmake: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt cmake ninja nanobind
+
+build/sanitize/_native.so: $(INSTALLED) $(BIN)/cmake
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Debug \
 	    -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g" -DPLIANT_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)

@@ -17,8 +17,8 @@
 #include "base/cpus.h"
 #include "base/crew.h"
 #include "base/threads.h"
+#include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "kernels/kernels.h"
 #include "kernels/measure.h"
 #include "ops/attention.h"
 
@@ -27,50 +27,9 @@ namespace nb = nanobind;
 namespace pliant {
 namespace {
 
-template <typename T>
-using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Result = nb::ndarray<nb::numpy, T>;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-// A new array that owns its memory, filled with zeros.
-template <typename T>
-Result<T> zeros(std::initializer_list<size_t> shape) {
-  size_t size = 1;
-  for (size_t extent : shape) size *= extent;
-  T* data = new T[size]();
-  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return Result<T>(data, shape, owner);
-}
-
-struct Path {
-  Isa isa;
-  const char* name;
-};
-constexpr Path kPaths[] = {{Isa::kScalar, "scalar"},
-                           {Isa::kAvx2, "avx2"},
-                           {Isa::kAvx512Vnni, "avx512"},
-                           {Isa::kNeon, "neon"}};
-
-const Kernels& kernels_named(const std::string& name) {
-  for (const Path& path : kPaths) {
-    if (name != path.name) continue;
-    const Kernels* kernels = kernels_for(path.isa);
-    if (kernels != nullptr) return *kernels;
-  }
-  throw std::invalid_argument("no kernel path '" + name + "' here; see paths()");
-}
-
 std::vector<std::string> paths() {
   std::vector<std::string> names;
-  for (const Path& path : kPaths) {
-    if (kernels_for(path.isa) != nullptr) names.emplace_back(path.name);
-  }
+  for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->isa);
   return names;
 }
 
@@ -108,17 +67,6 @@ auto quantize(const std::string& isa, const Matrix<float>& x) {
                      sums.data() + token * groups);
   }
   return std::make_tuple(codes, scales, sums);
-}
-
-// Splits the tiles of a product over a pool; `multiply(begin, end)` does a share.
-template <typename Multiply>
-void for_shares(const PlaneMatrix& view, int threads, const Multiply& multiply) {
-  const nb::gil_scoped_release release;
-  ThreadPool pool(threads);
-  pool.run([&](int worker, int workers) {
-    const Share share = share_of(view.tiles(), worker, workers);
-    multiply(share.begin, share.end);
-  });
 }
 
 auto planes_int8(const std::string& isa, const std::vector<Vector<uint8_t>>& planes,
@@ -317,7 +265,7 @@ auto attend(const std::string& isa, const Matrix<float>& queries, const Matrix<f
 void bind_kernels(nb::module_& parent) {
   using namespace nb::literals;
   nb::module_ m = parent.def_submodule("kernels", "Kernel paths one by one, for tests.");
-  m.def("paths", &paths, "Names of the kernel paths of this build on this CPU.");
+  m.def("paths", &paths, "Names of the kernel paths of this build on this CPU, fastest first.");
   m.def(
       "best", [] { return std::string(best_kernels().isa); },
       "The path in use: the fastest, or what PLIANT_ISA asks for.");
@@ -357,6 +305,8 @@ void bind_kernels(nb::module_& parent) {
   m.def("measure_dot_peak", &measure_dot_peak, "isa"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");
+  bind_coefficients(m);
+  bind_ternary(m);
 }
 
 }  // namespace pliant

@@ -13,6 +13,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace pliant {
 
@@ -24,12 +26,9 @@ constexpr int kMaxPlanes = 8;
 
 constexpr int ceil_div(int value, int unit) { return (value + unit - 1) / unit; }
 
-// A view of the planes a subnet reads; owns nothing. Rows and columns are prefixes of what is
-// stored: `stored_columns` alone decides the strides between tiles.
-struct PlaneMatrix {
-  std::array<const uint8_t*, kMaxPlanes> planes{};  // planes[0] holds the most significant bit
-  const uint16_t* scales = nullptr;                 // fp16 bits, [tile][stored group][32 rows]
-  int num_planes = 0;
+// What every stored matrix shares: its prefix of rows and columns, and the strides between tiles,
+// which `stored_columns` alone decides.
+struct TiledShape {
   int rows = 0;
   int columns = 0;
   int stored_columns = 0;
@@ -42,6 +41,55 @@ struct PlaneMatrix {
   }
   size_t tile_stride_scales() const {
     return size_t(ceil_div(stored_columns, kGroupColumns)) * kTileRows;
+  }
+};
+
+// A view of the planes a subnet reads; owns nothing.
+struct PlaneMatrix : TiledShape {
+  std::array<const uint8_t*, kMaxPlanes> planes{};  // planes[0] holds the most significant bit
+  const uint16_t* scales = nullptr;                 // fp16 bits, [tile][stored group][32 rows]
+  int num_planes = 0;
+};
+
+// A view of planes that have a coefficient each, for codes that are not evenly spaced, such as sums
+// of powers of two:
+//
+//     W[row, column] = offset + sum over planes p of coefficient[p] * bit[p, row, column]
+//
+// with offset and coefficients of (row, group of 64 columns). Planes lie as in PlaneMatrix, the
+// fp16 numbers of each plane and the offsets as its scales. An offset belongs to the planes read: a
+// codec whose planes stand for -1 and 1 has another one for each prefix.
+struct CoefficientMatrix : TiledShape {
+  std::array<const uint8_t*, kMaxPlanes> planes{};
+  std::array<const uint16_t*, kMaxPlanes> coefficients{};
+  const uint16_t* offsets = nullptr;
+  int num_planes = 0;
+};
+
+// A view of ternary weights W = scale * (digit - 1), five digits of base 3 in a byte: 1.6 bits and
+// the scale, which is stored as in PlaneMatrix.
+//
+// Columns go by spans of 320; a span is a run of `quads` of 32 rows x 4 bytes, 16 of them, in the
+// last span of the stored columns as few as hold it. Byte b of quad q holds the digits of columns
+//     4 * (i * quads + q) + b,  i = 0 ... 4
+// of the span, so that in a whole span digit i is one group of 64 columns. Four consecutive bytes
+// are one row. With v the number of the digits, the first the most significant, the byte is
+// x = ceil(v * 256 / 243): then 3 * x is 256 * digit + the byte of the digits that follow.
+constexpr int kTernaryDigits = 5;
+constexpr int kTernarySpan = kTernaryDigits * kGroupColumns;
+struct TernaryMatrix : TiledShape {
+  const uint8_t* bytes = nullptr;
+  const uint16_t* scales = nullptr;
+
+  int spans() const { return ceil_div(columns, kTernarySpan); }
+  int quads(int span) const {
+    const int rest = stored_columns - span * kTernarySpan;
+    return rest >= kTernarySpan ? kGroupColumns / 4 : ceil_div(rest, 4 * kTernaryDigits);
+  }
+  static constexpr size_t span_stride_bytes() { return size_t(kGroupColumns) * kTileRows; }
+  size_t tile_stride_ternary() const {
+    const int last = (stored_columns - 1) / kTernarySpan;
+    return size_t(last) * span_stride_bytes() + size_t(quads(last)) * 4 * kTileRows;
   }
 };
 
@@ -150,14 +198,44 @@ struct Kernels {
   void (*store)(const float* x, int size, CacheType type, void* y, float* scale);
 
   void (*attend)(const AttentionCall& call);
+
+  // y[token * y_stride + row] for the rows of tiles [tile_begin, tile_end), rows < matrix.rows.
+  // Per (row, token), groups in ascending order, within them planes in ascending order:
+  //   d[p] = sum_c(bit[p] * code)                                       (exact in int32)
+  //   t = offset * float(sum_of_codes);  t = fma(float(d[p]), coefficient[p], t)
+  //   y = fma(t, activation_scale, y), y starting at 0
+  // so that all paths agree to the last bit, for any number of tokens.
+  void (*coefficients_int8)(const CoefficientMatrix& matrix, const Int8Activations& x,
+                            int tile_begin, int tile_end, float* y, size_t y_stride);
+
+  // The same product with fp32 activations x[token * x_stride + column]: the exact reference mode.
+  void (*coefficients_f32)(const CoefficientMatrix& matrix, const float* x, int tokens,
+                           size_t x_stride, int tile_begin, int tile_end, float* y,
+                           size_t y_stride);
+
+  // Row `row` in fp32; the terms are added as W is written above, from left to right.
+  void (*coefficients_row)(const CoefficientMatrix& matrix, int row, float* y);
+
+  // y[token * y_stride + row] as above, per (row, token), groups in ascending order:
+  //   n = sum_c((digit - 1) * code)                                     (exact in int32)
+  //   y = fma(float(n), scale * activation_scale, y), y starting at 0
+  void (*ternary_int8)(const TernaryMatrix& matrix, const Int8Activations& x, int tile_begin,
+                       int tile_end, float* y, size_t y_stride);
 };
 
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512Vnni = 2, kNeon = 3 };
+enum class Isa : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kAsimd, kNeon, kI8mm };
 
 // The path of an instruction set, or nullptr where this build or this CPU has none.
 const Kernels* kernels_for(Isa isa);
 
-// The fastest path of this CPU; `PLIANT_ISA=scalar|avx2|avx512|neon` asks for another one.
+// Every path of this build on this CPU, fastest first; `scalar` is always the last.
+std::vector<const Kernels*> available_kernels();
+
+// The available path of this name. std::invalid_argument where there is none: `asked` (such as
+// "PLIANT_ISA=abacus") begins its message, which names those there are.
+const Kernels& kernels_named(const std::string& name, const std::string& asked);
+
+// The fastest path, or the one that the environment variable PLIANT_ISA names, as kernels_named.
 const Kernels& best_kernels();
 
 }  // namespace pliant

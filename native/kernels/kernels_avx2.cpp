@@ -1,9 +1,11 @@
 // The table of the AVX2 path.
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
 #include "kernels/simd_avx2.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -26,6 +28,10 @@ const Kernels kAvx2Kernels = {
     Vectors::add,
     Vectors::store,
     attend<Avx2>,
+    coefficients_int8<Avx2>,
+    coefficients_f32<Avx2>,
+    coefficients_row,
+    ternary_int8<Avx2>,
 };
 
 }  // namespace pliant

@@ -2,10 +2,12 @@
 #include <algorithm>
 
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx512.h"
 #include "kernels/planes_f32.h"
 #include "kernels/simd_avx512.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -47,6 +49,10 @@ const Kernels kAvx512VnniKernels = {
     Vectors::add,
     Vectors::store,
     attend<Avx512>,
+    coefficients_int8<Avx512>,
+    coefficients_f32<Avx512>,
+    coefficients_row,
+    ternary_int8<Avx512>,
 };
 
 }  // namespace pliant

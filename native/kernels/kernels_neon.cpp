@@ -1,9 +1,11 @@
 // The table of the NEON path.
 #include "kernels/attention.h"
+#include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"
 #include "kernels/planes_int8.h"
 #include "kernels/simd_neon.h"
+#include "kernels/ternary.h"
 #include "kernels/vectors.h"
 
 namespace pliant {
@@ -26,6 +28,10 @@ const Kernels kNeonKernels = {
     Vectors::add,
     Vectors::store,
     attend<Neon>,
+    coefficients_int8<Neon>,
+    coefficients_f32<Neon>,
+    coefficients_row,
+    ternary_int8<Neon>,
 };
 
 }  // namespace pliant

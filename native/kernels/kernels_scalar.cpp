@@ -268,9 +268,23 @@ void attend(const AttentionCall& call) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar",      quantize,   planes_int8, planes_int8_scratch,
-                                planes_f32,    sum_scales, decode_row,  rms_norm,
-                                norm_quantize, rotate,     gated,       add,
-                                store,         attend};
+const Kernels kScalarKernels = {"scalar",
+                                quantize,
+                                planes_int8,
+                                planes_int8_scratch,
+                                planes_f32,
+                                sum_scales,
+                                decode_row,
+                                rms_norm,
+                                norm_quantize,
+                                rotate,
+                                gated,
+                                add,
+                                store,
+                                attend,
+                                coefficients_int8_scalar,
+                                coefficients_f32_scalar,
+                                coefficients_row,
+                                ternary_int8_scalar};
 
 }  // namespace pliant

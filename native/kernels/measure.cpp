@@ -18,14 +18,6 @@ double seconds_now() {
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
 }
 
-const Kernels& kernels_named(const std::string& isa) {
-  for (Isa candidate : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512Vnni, Isa::kNeon}) {
-    const Kernels* kernels = kernels_for(candidate);
-    if (kernels != nullptr && isa == kernels->isa) return *kernels;
-  }
-  throw std::invalid_argument("kernel path '" + isa + "' is not available here");
-}
-
 // xorshift64: fast bits without structure.
 class RandomBytes {
  public:
@@ -113,7 +105,7 @@ std::vector<double> measure_product(const std::string& isa, int num_planes, int 
       num_matrices < 1) {
     throw std::invalid_argument("planes must be 1 to 8, sizes and counts at least 1");
   }
-  const Kernels& kernels = kernels_named(isa);
+  const Kernels& kernels = kernels_named(isa, isa);
   const Matrices matrices(num_planes, rows, columns, num_matrices);
   const Tokens x(kernels, tokens, columns);
   AlignedBuffer<float> y(size_t(tokens) * size_t(rows));
@@ -155,7 +147,7 @@ std::vector<double> measure_read(size_t num_bytes, int threads, int rounds) {
 }
 
 std::vector<double> measure_dot_peak(const std::string& isa, int threads, int rounds) {
-  kernels_named(isa);
+  kernels_named(isa, isa);
   std::vector<double> rates;
 #if defined(__x86_64__)
   if (isa != "avx512") return rates;

@@ -146,6 +146,27 @@ struct Avx2 {
       sums[token] = add32(sums[token], _mm256_madd_epi16(words[token], _mm256_set1_epi16(1)));
     });
   }
+
+  // sum of digit * activation over the bytes of one group (ternary.h). A pair of products is at
+  // most 2 * 2 * 127, sixteen of them 8128: 16-bit sums hold a group.
+  struct TernaryDot {
+    static constexpr bool kCentred = false;
+    Int words = _mm256_setzero_si256();
+
+    // Bytes less 128: comparisons are signed.
+    static Int load(const uint8_t* p) { return _mm256_xor_si256(load_bytes(p), set8(-128)); }
+    static Int triple(Int bytes) { return _mm256_add_epi8(_mm256_add_epi8(bytes, bytes), bytes); }
+    // The digit is 1 from 86 = ceil(256 / 3) on and 2 from 171 = ceil(512 / 3) on.
+    PLIANT_INLINE void add(Int bytes, Int, const int8_t* activations) {
+      int32_t four;
+      std::memcpy(&four, activations, 4);
+      const Int minus = _mm256_add_epi8(_mm256_cmpgt_epi8(bytes, set8(85 - 128)),
+                                        _mm256_cmpgt_epi8(bytes, set8(170 - 128)));
+      const Int digits = _mm256_sub_epi8(_mm256_setzero_si256(), minus);
+      words = _mm256_add_epi16(words, _mm256_maddubs_epi16(digits, set32(four)));
+    }
+    Int sum() const { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
+  };
 };
 
 }  // namespace

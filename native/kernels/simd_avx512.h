@@ -100,6 +100,25 @@ struct Avx512 {
   static void store_as_int8(int8_t* p, Int value) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(value));
   }
+
+  // sums[token] += the dot products of the fields of one chunk, in two chains.
+  template <int kTokens>
+  static PLIANT_INLINE void dot_fields(const Int (&fields)[kFields], const int8_t* activations,
+                                       size_t stride, Int (&sums)[kTokens]);
+
+  // sum of digit * activation over the bytes of one group (ternary.h).
+  struct TernaryDot {
+    static constexpr bool kCentred = false;
+    Int first = _mm512_setzero_si512(), second = _mm512_setzero_si512();
+
+    static Int load(const uint8_t* p) { return load_bytes(p); }
+    static Int triple(Int bytes) { return _mm512_add_epi8(_mm512_add_epi8(bytes, bytes), bytes); }
+    PLIANT_INLINE void add(Int bytes, Int rest, const int8_t* activations);
+    Int sum() const {
+      const Int tripled = _mm512_add_epi32(_mm512_add_epi32(first, first), first);
+      return _mm512_srai_epi32(_mm512_sub_epi32(tripled, second), 8);
+    }
+  };
 };
 
 // sum += codes * four activations, the same four for all rows. gcc 12 copies the accumulators of
@@ -114,6 +133,24 @@ PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, const int8_t* activatio
 }
 PLIANT_INLINE void dot_step(__m512i& sum, __m512i codes, __m512i activations) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(activations));
+}
+
+PLIANT_INLINE void Avx512::TernaryDot::add(Int bytes, Int rest, const int8_t* activations) {
+  dot_step(first, bytes, activations);
+  dot_step(second, rest, activations);
+}
+
+template <int kTokens>
+PLIANT_INLINE void Avx512::dot_fields(const Int (&fields)[kFields], const int8_t* activations,
+                                      size_t stride, Int (&sums)[kTokens]) {
+  unroll<kTokens>([&](auto token) PLIANT_BODY {
+    const int8_t* four = activations + size_t(token) * stride;
+    Int odd = set32(0);
+    unroll<kFields>([&](auto field) PLIANT_BODY {
+      dot_step(field % 2 == 0 ? sums[token] : odd, fields[field], four + 4 * field);
+    });
+    sums[token] = add32(sums[token], odd);
+  });
 }
 
 }  // namespace

@@ -131,6 +131,26 @@ struct Neon {
       });
     });
   }
+
+  // sum of (digit - 1) * activation over the bytes of one group (ternary.h), bytes less 128.
+  struct TernaryDot {
+    static constexpr bool kCentred = true;
+    Int first = vdupq_n_s32(0), second = vdupq_n_s32(0);
+
+    static Int load(const uint8_t* p) { return veorq_s32(load_bytes(p), set8(-128)); }
+    static Int triple(Int bytes) {
+      const int8x16_t x = vreinterpretq_s8_s32(bytes);
+      return vreinterpretq_s32_s8(vaddq_s8(vaddq_s8(x, x), x));
+    }
+    PLIANT_INLINE void add(Int bytes, Int rest, const int8_t* activations) {
+      int32_t value;
+      std::memcpy(&value, activations, 4);
+      const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(value));
+      first = vdotq_s32(first, vreinterpretq_s8_s32(bytes), four);
+      second = vdotq_s32(second, vreinterpretq_s8_s32(rest), four);
+    }
+    Int sum() const { return vshrq_n_s32(vsubq_s32(vmulq_n_s32(first, 3), second), 8); }
+  };
 };
 
 }  // namespace

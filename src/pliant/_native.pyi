@@ -207,7 +207,7 @@ class Kernels(Protocol):
         """The path in use: the fastest, or what `PLIANT_ISA` asks for."""
 
     def paths(self) -> list[str]:
-        """Names of the paths of this build on this CPU."""
+        """Names of the paths of this build on this CPU, fastest first."""
 
     def default_threads(self) -> int:
         """Physical cores this process may use."""
@@ -274,6 +274,60 @@ class Kernels(Protocol):
         row: int,
     ) -> NDArray[np.float32]:
         """One row in fp32, `[columns]`."""
+
+    def coefficients_int8(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply by planes with a coefficient each: `[T, rows]`."""
+
+    def coefficients_f32(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Multiply in fp32: `[T, rows]`."""
+
+    def coefficients_row(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        coefficients: Sequence[NDArray[np.uint16]],
+        offsets: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        row: int,
+    ) -> NDArray[np.float32]:
+        """One row in fp32, `[columns]`."""
+
+    def ternary_int8(
+        self,
+        isa: str,
+        digits: NDArray[np.uint8],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply by ternary weights: `[T, rows]`."""
 
     def quantize(
         self, isa: str, x: NDArray[np.float32]

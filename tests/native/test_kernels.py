@@ -276,8 +276,10 @@ def test_requested_path_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLIANT_ISA", "scalar")
     assert kernels.best() == "scalar"
     monkeypatch.setenv("PLIANT_ISA", "abacus")
-    with pytest.raises(ValueError, match="abacus"):
+    with pytest.raises(ValueError, match=f"PLIANT_ISA=abacus .*{', '.join(PATHS)}"):
         kernels.best()
+    monkeypatch.setenv("PLIANT_ISA", "")
+    assert kernels.best() == PATHS[0]
 
 
 @pytest.mark.parametrize("threads", [0, -3, 10_000])

@@ -159,6 +159,17 @@ class TestOptions:
         with pytest.raises(UsageError, match=f"{threads} threads"):
             make_engine({"threads": threads})
 
+    def test_a_kernel_path_that_is_not_here(
+        self, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PLIANT_ISA", "abacus")
+        with pytest.raises(UsageError, match=r"PLIANT_ISA=abacus .*scalar\)"):
+            make_engine()
+        monkeypatch.setenv("PLIANT_ISA", "scalar")
+        engine = make_engine()
+        monkeypatch.delenv("PLIANT_ISA")
+        assert engine.kernels == "scalar"
+
     def test_default_threads_are_cores(self, make_engine: EngineMaker) -> None:
         assert 1 <= make_engine().threads <= _native.MAX_THREADS
 

@@ -101,6 +101,7 @@ class Engine:
             raise UsageError("The subnet was cut for another model; cut it from this artifact.")
         self._subnet = subnet
         self._threads = _checked_threads(threads)
+        self._kernels = _kernel_path()
         config = _config(subnet.spec, self._threads, activations, cache_type)
         if preload not in ("none", "ahead", "all", "lock"):
             raise UsageError(
@@ -154,7 +155,7 @@ class Engine:
     @property
     def kernels(self) -> str:
         """The kernel path that computes, such as `avx2`; one path always gives the same bits."""
-        return str(_native.kernels.best())
+        return self._kernels
 
     def new_cache(self, capacity: int, max_bytes: int | None = None) -> _native.KVCache:
         """An empty cache for `capacity` tokens of one sequence.
@@ -282,6 +283,14 @@ def _checked_threads(threads: int | None) -> int:
             f"best {_native.default_threads()} on this machine."
         )
     return threads
+
+
+def _kernel_path() -> str:
+    """The fastest kernel path of this machine, or what PLIANT_ISA asks for if it is here."""
+    try:
+        return str(_native.kernels.best())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _config(

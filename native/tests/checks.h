@@ -1,0 +1,113 @@
+// What the kernel self-tests share: random numbers, matrices and tokens, and the count of failures.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/half.h"
+#include "kernels/kernels.h"
+
+namespace pliant {
+
+inline std::mt19937 random_bits(20261122);
+inline int num_failures = 0;
+
+inline void expect(bool condition, const std::string& what) {
+  if (condition) return;
+  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+// Copies into memory of exactly this size, so that a sanitizer sees one byte too many.
+template <typename T>
+std::vector<T> exact(const std::vector<T>& values) {
+  std::vector<T> copy(values);
+  copy.shrink_to_fit();
+  return copy;
+}
+
+inline std::vector<float> normals(size_t size, float deviation) {
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(size);
+  for (float& value : values) value = normal(random_bits);
+  return values;
+}
+
+// A matrix whose every stored bit is random, those beyond its columns and rows too.
+struct RandomMatrix {
+  std::vector<std::vector<uint8_t>> planes;
+  std::vector<uint16_t> scales;
+  PlaneMatrix view;
+
+  RandomMatrix(int num_planes, int rows, int columns, int stored_columns) {
+    view.num_planes = num_planes;
+    view.rows = rows;
+    view.columns = columns;
+    view.stored_columns = stored_columns;
+    const size_t bytes = size_t(view.tiles()) * view.tile_stride_bytes();
+    for (int plane = 0; plane < num_planes; ++plane) {
+      planes.emplace_back(bytes);
+      for (uint8_t& byte : planes.back()) byte = uint8_t(random_bits());
+      view.planes[size_t(plane)] = planes.back().data();
+    }
+    scales.resize(size_t(view.tiles()) * view.tile_stride_scales());
+    std::uniform_real_distribution<float> scale(1e-4f, 2e-2f);
+    for (uint16_t& half : scales) half = float_to_half(scale(random_bits));
+    view.scales = scales.data();
+  }
+};
+
+struct QuantizedTokens {
+  AlignedBuffer<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> sums;
+  Int8Activations view;
+
+  QuantizedTokens(const Kernels& kernels, const std::vector<float>& x, int tokens, int columns) {
+    const int stride = ceil_div(columns, kGroupColumns) * kGroupColumns;
+    const size_t groups = size_t(stride / kGroupColumns);
+    codes.reserve(size_t(tokens) * size_t(stride));
+    scales.resize(size_t(tokens) * groups);
+    sums.resize(size_t(tokens) * groups);
+    for (int token = 0; token < tokens; ++token) {
+      const size_t t = size_t(token);
+      kernels.quantize(x.data() + t * size_t(columns), columns, stride,
+                       codes.data() + t * size_t(stride), scales.data() + t * groups,
+                       sums.data() + t * groups);
+    }
+    view = {codes.data(), scales.data(), sums.data(), tokens, stride};
+  }
+};
+
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) return false;
+  }
+  return true;
+}
+
+// The largest |a - b| / scale; infinity where only one is NaN.
+inline double distance(const std::vector<float>& a, const std::vector<float>& b, double scale) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    const double d = std::fabs(double(a[i]) - double(b[i])) / scale;
+    largest = d <= largest ? largest : d;
+  }
+  return largest;
+}
+
+#if defined(__x86_64__)
+extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
+#endif
+
+// Each of these compares one kind of product on `path` with the scalar definition.
+void check_coefficients(const Kernels& scalar, const Kernels& path);
+void check_ternary(const Kernels& scalar, const Kernels& path);
+
+}  // namespace pliant
