@@ -15,6 +15,7 @@ void decode_row_by_lanes(const PlaneMatrix& matrix, int row, float* y);
 
 // Independent dot-product instructions, `repeats` times; nothing is returned.
 constexpr int kDotsPerRepeat = 12;
+void repeat_dots_avx2(int64_t repeats);
 void repeat_dots_avx512(int64_t repeats);
 
 }  // namespace pliant

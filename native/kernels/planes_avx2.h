@@ -1,0 +1,24 @@
+// The two halves of planes_int8 with AVX2: a few tokens, and blocks of many.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace pliant {
+
+// Where few tokens end and blocks begin, for speed (measured: benchmarks/kernels.py). With many
+// planes merging them is most of the work, and bytes made once pay from the second token.
+constexpr int kMostFewTokensAvx2 = 2;
+constexpr bool few_tokens_avx2(int num_planes, int tokens) {
+  return tokens <= (num_planes <= 2 ? kMostFewTokensAvx2 : 1);
+}
+
+// For few_tokens_avx2 only. `scratch` holds 2 * groups * tokens floats.
+void multiply_few_tokens_avx2(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
+                              int tile_end, float* y, size_t y_stride, float* scratch);
+
+// `scratch` holds token_blocks_scratch_avx2 bytes, aligned to 64.
+void multiply_token_blocks_avx2(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
+                                int tile_end, float* y, size_t y_stride, void* scratch);
+size_t token_blocks_scratch_avx2(const PlaneMatrix& matrix, int tokens);
+
+}  // namespace pliant
