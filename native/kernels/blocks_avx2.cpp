@@ -125,12 +125,6 @@ void unpack_span(const PlaneMatrix& matrix, int tile, int group_begin, int group
   }
 }
 
-// Four bytes in place: the operand of a broadcast.
-struct __attribute__((packed, may_alias)) Four {
-  int32_t value;
-};
-PLIANT_INLINE const Four& four_at(const int8_t* p) { return *reinterpret_cast<const Four*>(p); }
-
 // Adds the products of one quad. Assembly, since gcc would broadcast ahead of need and spill sums.
 PLIANT_INLINE void add_products(Int low, Int high, const int8_t* activations, Int& sum_low,
                                 Int& sum_high) {

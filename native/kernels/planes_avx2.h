@@ -5,11 +5,11 @@
 
 namespace pliant {
 
-// Where few tokens end and blocks begin, for speed (measured: benchmarks/kernels.py). With many
-// planes merging them is most of the work, and bytes made once pay from the second token.
-constexpr int kMostFewTokensAvx2 = 2;
+// Where few tokens end and blocks begin, for speed (measured: benchmarks/kernels.py). Bytes made
+// once pay from the second token, unless there are so few planes that making them is the work.
+constexpr int kMostFewTokensAvx2 = 4;
 constexpr bool few_tokens_avx2(int num_planes, int tokens) {
-  return tokens <= (num_planes <= 2 ? kMostFewTokensAvx2 : 1);
+  return tokens <= (num_planes == 1 ? kMostFewTokensAvx2 : num_planes == 2 ? 3 : 1);
 }
 
 // For few_tokens_avx2 only. `scratch` holds 2 * groups * tokens floats.

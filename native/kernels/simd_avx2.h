@@ -11,6 +11,12 @@
 namespace pliant {
 namespace {
 
+// Four bytes in place: the operand of a broadcast.
+struct __attribute__((packed, may_alias)) Four {
+  int32_t value;
+};
+PLIANT_INLINE const Four& four_at(const int8_t* p) { return *reinterpret_cast<const Four*>(p); }
+
 struct Avx2 {
   using Float = __m256;
   using Int = __m256i;
