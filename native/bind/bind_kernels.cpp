@@ -268,6 +268,9 @@ void bind_kernels(nb::module_& parent) {
         "Seconds per product in each round, over matrices visited in turn.");
   m.def("measure_read", &measure_read, "num_bytes"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(), "Seconds to read num_bytes in each round.");
+  m.def("measure_walk", &measure_walk, "step_bytes"_a, "streams"_a, "prefetch_bytes"_a,
+        "num_bytes"_a, "threads"_a, "rounds"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Seconds to read memory in each round in the order of a layout.");
   m.def("measure_dot_peak", &measure_dot_peak, "isa"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");

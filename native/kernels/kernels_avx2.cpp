@@ -4,7 +4,6 @@
 #include "kernels/attention.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx2.h"
-#include "kernels/planes_f32.h"
 #include "kernels/simd_avx2.h"
 #include "kernels/vectors.h"
 
@@ -33,9 +32,9 @@ using Vectors = VectorKernels<Avx2>;
 }  // namespace
 
 const Kernels kAvx2Kernels = {
-    "avx2",           Vectors::quantize,   planes_int8,       planes_int8_scratch,
-    planes_f32<Avx2>, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
-    Vectors::gated,   Vectors::add,        Vectors::store,    attend<Avx2>,
+    "avx2",          Vectors::quantize,   planes_int8,       planes_int8_scratch,
+    planes_f32_avx2, decode_row_by_lanes, Vectors::rms_norm, Vectors::rotate,
+    Vectors::gated,  Vectors::add,        Vectors::store,    attend<Avx2>,
 };
 
 }  // namespace pliant

@@ -1,4 +1,4 @@
-// The two halves of planes_int8 with AVX2: a few tokens, and blocks of many.
+// Products of planes with AVX2; int8 in two halves: a few tokens, and blocks of many.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -20,5 +20,9 @@ void multiply_few_tokens_avx2(const PlaneMatrix& matrix, const Int8Activations& 
 void multiply_token_blocks_avx2(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
                                 int tile_end, float* y, size_t y_stride, void* scratch);
 size_t token_blocks_scratch_avx2(const PlaneMatrix& matrix, int tokens);
+
+// planes_f32 of the contract.
+void planes_f32_avx2(const PlaneMatrix& matrix, const float* x, int tokens, size_t x_stride,
+                     int tile_begin, int tile_end, float* y, size_t y_stride);
 
 }  // namespace pliant
