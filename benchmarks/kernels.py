@@ -2,10 +2,13 @@
 
 `python benchmarks/kernels.py` writes `benchmarks/results/kernels.json`: for each plane count,
 weights per second and bytes per second of a product with one token (as in decoding), over matrices
-that come from memory, and operations per second with many tokens (as in prefill). Beside each
-figure, in the same minute, the machine's own limit is probed: the rate of plain reading, or of
-nothing but dot-product instructions; a busy machine lowers both. It also writes how the time of a
-product grows with the tokens, from memory and from cache.
+that come from memory and over one that stays in cache, and operations per second with many tokens
+(as in prefill), over those of torch with fp32 weights where torch is installed. Beside each figure,
+in the same minute, the machine's own limit is probed: the rate of plain reading, or of nothing but
+dot-product instructions (on AVX2 maddubs, with nothing that sums its results); a busy machine
+lowers both. It also writes how the time of a product grows with the tokens, from memory and from
+cache, and fails where n tokens take longer than n times one, or less than fewer tokens, by more
+than the noise.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
 ROWS, COLUMNS = 8192, 2048  # the up projection of a model of 1 B weights
 PREFILL_TOKENS = 504
 READ_BYTES = 2**28  # far beyond every cache
-TOKEN_COUNTS = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24]
+CACHED_ROWS, CACHED_COLUMNS = 128, 2048  # at 8 planes 0.3 MB: in the second-level cache
+TOKEN_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 13, 16, 24]
+NOISE = 0.05  # of the growth of time with tokens
 
 
 def matrix_bytes(num_planes: int, rows: int, columns: int) -> int:
@@ -61,6 +68,29 @@ def decode(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, An
     }
 
 
+def cached(isa: str, num_planes: int) -> dict[str, Any]:
+    """One token and one thread against a matrix in cache: what the arithmetic alone allows."""
+    num_bytes = matrix_bytes(num_planes, CACHED_ROWS, CACHED_COLUMNS)
+    seconds = kernels.measure_product(isa, num_planes, CACHED_ROWS, CACHED_COLUMNS, 1, 1, 1, 2000)
+    return {"bytes": num_bytes / min(seconds) / 1e9}
+
+
+def torch_rate(threads: int) -> float | None:
+    """Operations per second of torch's fp32 product of the prefill shape; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(threads)
+    x, weight = torch.ones(PREFILL_TOKENS, COLUMNS), torch.ones(ROWS, COLUMNS)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        seconds.append(time.perf_counter() - start)
+    return 2 * ROWS * COLUMNS * PREFILL_TOKENS / min(seconds)
+
+
 def prefill(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, Any]:
     """Many tokens against one matrix, and the rate of the dot-product instruction beside it."""
     peaks = kernels.measure_dot_peak(isa, threads, 100)
@@ -69,13 +99,13 @@ def prefill(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, A
     )
     operations = 2 * ROWS * COLUMNS * PREFILL_TOKENS
     rate = Measurement.of([operations / second / 1e9 for second in seconds], "GOP/s")
-    if not peaks:
-        return {"operations": rate}
-    return {
-        "operations": rate,
-        "peak": max(peaks) / 1e9,
-        "share": rate.median * 1e9 / max(peaks),
-    }
+    figures: dict[str, Any] = {"operations": rate}
+    if peaks:
+        figures |= {"peak": max(peaks) / 1e9, "share": rate.median * 1e9 / max(peaks)}
+    torch = torch_rate(threads)
+    if torch is not None:
+        figures["over_torch"] = rate.median * 1e9 / torch
+    return figures
 
 
 def growth(isa: str, num_planes: int, rows: int, columns: int, num_bytes: int) -> dict[str, Any]:
@@ -88,12 +118,25 @@ def growth(isa: str, num_planes: int, rows: int, columns: int, num_bytes: int) -
         )
         for tokens in TOKEN_COUNTS
     }
+    ratios = {tokens: best[tokens] / best[1] for tokens in TOKEN_COUNTS}
+    place = "memory" if count > 1 else "cache"
     return {
         "planes": num_planes,
         "shape": [rows, columns],
-        "place": "memory" if count > 1 else "cache",
-        "ratios": {str(tokens): best[tokens] / best[1] for tokens in TOKEN_COUNTS},
+        "place": place,
+        "ratios": {str(tokens): ratio for tokens, ratio in ratios.items()},
+        "cliffs": cliffs(ratios),
     }
+
+
+def cliffs(ratios: dict[int, float]) -> list[int]:
+    """Token counts that take longer than one by one, or less time than fewer tokens."""
+    found, before = [], 0.0
+    for tokens, ratio in sorted(ratios.items()):
+        if ratio > tokens * (1 + NOISE) or ratio < before * (1 - NOISE):
+            found.append(tokens)
+        before = max(before, ratio)
+    return found
 
 
 def measured(
@@ -106,6 +149,7 @@ def measured(
                 "planes": num_planes,
                 "threads": num_threads,
                 "decode": decode(isa, num_planes, num_threads, rounds),
+                "cached": cached(isa, num_planes),
                 "prefill": prefill(isa, num_planes, num_threads, max(3, rounds // 2)),
             }
             print(" | ".join(cells(line)), flush=True)
@@ -121,9 +165,11 @@ def cells(line: dict[str, Any]) -> list[str]:
         f"{fast['weights'].median:.1f} [{fast['weights'].low:.1f}, {fast['weights'].high:.1f}]",
         f"{fast['bytes'].median:.1f}",
         f"{fast['share']:.0%}",
+        f"{line['cached']['bytes']:.1f}",
         f"{many['operations'].median:.0f} [{many['operations'].low:.0f}, "
         f"{many['operations'].high:.0f}]",
         f"{many['share']:.0%}" if "share" in many else "",
+        f"{many['over_torch']:.2f}" if "over_torch" in many else "",
     ]
 
 
@@ -138,7 +184,7 @@ def conditions(isa: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print and write."""
     arguments = _parser().parse_args()
     isa = arguments.isa
@@ -146,15 +192,16 @@ def main() -> None:
     ratios = [
         growth(isa, num_planes, *shape)
         for num_planes in arguments.planes
-        for shape in ((4096, 2048, READ_BYTES), (512, 512, 0))
+        for shape in ((4096, 2048, READ_BYTES), (CACHED_ROWS, CACHED_COLUMNS, 0))
     ]
     known = conditions(isa)
     results = {
         "conditions": known,
         "table": {
             "columns": ["planes", "threads", "decode, Gweight/s", "GB/s", "of the read rate",
-                        "prefill, GOP/s", "of the int8 peak"],
-            "align": "rrrrrrr",
+                        "GB/s in cache, 1 thread", "prefill, GOP/s", "of the int8 peak",
+                        "over torch fp32"],
+            "align": "rrrrrrrrr",
             "rows": [cells(line) for line in lines],
             "caption": f"{ROWS} x {COLUMNS}, {known['kernels']}; one token from memory, "
             f"{PREFILL_TOKENS} tokens; median [spread]; limits probed beside each figure; "
@@ -167,6 +214,10 @@ def main() -> None:
     partial = RESULTS.with_suffix(".partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
     partial.replace(RESULTS)
+    steep = [line for line in ratios if line["cliffs"]]
+    for line in steep:
+        print(f"{line['planes']} planes from {line['place']}: a cliff at {line['cliffs']} tokens")
+    return 1 if steep else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,4 +230,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -302,6 +302,9 @@ void bind_kernels(nb::module_& parent) {
       .def("record", &Crew::record, "workers"_a, "work"_a, "seconds"_a, "slept_seconds"_a);
   m.def("quota_cpus", &quota_cpus, "root"_a, "self_cgroup"_a,
         "CPUs' worth of time that cgroups grant, rounded up; 0 without a quota.");
+  m.def("measure_walk", &measure_walk, "step_bytes"_a, "streams"_a, "prefetch_bytes"_a,
+        "num_bytes"_a, "threads"_a, "rounds"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Seconds to read memory in each round in the order of a layout.");
   m.def("measure_dot_peak", &measure_dot_peak, "isa"_a, "threads"_a, "rounds"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");

@@ -31,6 +31,7 @@ void ternary_int8_scalar(const TernaryMatrix& matrix, const Int8Activations& x, 
 
 // Independent dot-product instructions, `repeats` times; nothing is returned.
 constexpr int kDotsPerRepeat = 12;
+void repeat_dots_avx2(int64_t repeats);
 void repeat_dots_avx512(int64_t repeats);
 
 }  // namespace pliant

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/merge.h"
 
@@ -57,17 +56,20 @@ struct PlanesFloat {
       for (int chunk = 2 * group; chunk < chunk_end; ++chunk) {
         const int column = chunk * kChunkColumns;
         const size_t offset = size_t(chunk) * kChunkBytes;
-        if (column + kChunkColumns <= matrix.columns) {
-          add_chunk<kTokens>(planes, offset, x + column, x_stride, dots);
-          continue;
-        }
+        const float* from = x + column;
+        size_t stride = x_stride;
         // Bits beyond the last column may be set: they meet zeros.
-        float padded[kTokens][kChunkColumns] = {};
-        for (int token = 0; token < kTokens; ++token) {
-          std::memcpy(padded[token], x + size_t(token) * x_stride + column,
-                      size_t(matrix.columns - column) * sizeof(float));
+        float padded[kTokens][kChunkColumns];
+        if (column + kChunkColumns > matrix.columns) {
+          const int size = matrix.columns - column;
+          for (int token = 0; token < kTokens; ++token) {
+            std::copy_n(from + size_t(token) * x_stride, size, padded[token]);
+            std::fill(padded[token] + size, padded[token] + kChunkColumns, 0.0f);
+          }
+          from = padded[0];
+          stride = kChunkColumns;
         }
-        add_chunk<kTokens>(planes, offset, padded[0], kChunkColumns, dots);
+        add_chunk<kTokens>(planes, offset, from, stride, dots);  // one copy: it is long
       }
       const Float scale = Simd::load_half(scales + group * kTileRows);
       unroll<kTokens>([&](auto token) PLIANT_BODY {

@@ -11,10 +11,17 @@
 namespace pliant {
 namespace {
 
+// Four bytes in place: the operand of a broadcast.
+struct __attribute__((packed, may_alias)) Four {
+  int32_t value;
+};
+PLIANT_INLINE const Four& four_at(const int8_t* p) { return *reinterpret_cast<const Four*>(p); }
+
 struct Avx2 {
   using Float = __m256;
   using Int = __m256i;
   static constexpr int kLanes = 8;
+  static constexpr bool kExchanges = true;  // select takes three instructions
 
   static __m256i first(int count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -87,6 +94,7 @@ struct Avx2 {
   }
   static Int bit_and(Int a, Int b) { return _mm256_and_si256(a, b); }
   static Int bit_or(Int a, Int b) { return _mm256_or_si256(a, b); }
+  static Int bit_xor(Int a, Int b) { return _mm256_xor_si256(a, b); }
   // Bits of `mask` from `a`, the others from `b`.
   static Int select(Int mask, Int a, Int b) {
     return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));

@@ -3,7 +3,7 @@
 #  include "kernels/attention.h"
 #  include "kernels/coefficients.h"
 #  include "kernels/paths.h"
-#  include "kernels/planes_f32.h"
+#  include "kernels/planes_avx2.h"
 #  include "kernels/planes_int8.h"
 #  include "kernels/simd_avxvnni.h"
 #  include "kernels/ternary.h"
@@ -21,7 +21,7 @@ const Kernels kEmulatedAvxVnniKernels = {
     Vectors::quantize,
     planes_int8<AvxVnni>,
     planes_int8_scratch<AvxVnni>,
-    planes_f32<Avx2>,
+    planes_f32_avx2,
     Vectors::sum_scales,
     decode_row_by_lanes,
     Vectors::rms_norm,

@@ -215,6 +215,20 @@ class Kernels(Protocol):
     def measure_read(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
         """Seconds to read `num_bytes` of memory, for each round."""
 
+    def measure_walk(
+        self,
+        step_bytes: list[int],
+        streams: int,
+        prefetch_bytes: int,
+        num_bytes: int,
+        threads: int,
+        rounds: int,
+    ) -> list[float]:
+        """Seconds to read `num_bytes` in each round in the order of a layout of planes and scales.
+
+        Each step takes `step_bytes[i]` of run i; `streams` places of each run advance by turns.
+        """
+
     def measure_dot_peak(self, isa: str, threads: int, rounds: int) -> list[float]:
         """Multiplications and additions per second of the dot-product instruction."""
 
