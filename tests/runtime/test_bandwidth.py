@@ -18,10 +18,20 @@ def test_rates_are_positive_and_say_what_they_are(monkeypatch: pytest.MonkeyPatc
     assert (found.unit, found.conditions) == ("GB/s", "2 threads")
 
 
-@pytest.mark.parametrize("counts", [(0, 1), (257, 1), (10_000, 1), (1, 0), (-1, 1)], ids=str)
-def test_counts_that_cannot_be(counts: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match="use 1 to 256 threads"):
-        bandwidth.read_rate(*counts)
+@pytest.mark.parametrize("threads", [0, 257, 10_000, -1])
+def test_threads_that_cannot_be(threads: int) -> None:
+    with pytest.raises(UsageError, match=f"{threads} threads were asked for; use 1 to 256"):
+        bandwidth.read_rate(threads)
+
+
+def test_no_rounds_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        bandwidth.read_rate(1, rounds=0)
+
+
+def test_without_a_number_the_cores_are_used() -> None:
+    assert bandwidth.usable_threads(None) >= 1
+    assert bandwidth.usable_threads(3) == 3
 
 
 def test_it_reads_more_than_the_largest_cache(

@@ -23,7 +23,7 @@ from pliant.measurement import (
     silent,
 )
 from pliant.runtime import Chunk
-from pliant.runtime.bandwidth import read_rate
+from pliant.runtime.bandwidth import read_rate, usable_threads
 from pliant.runtime.engine import Engine
 from pliant.subnet import Subnet
 
@@ -179,12 +179,7 @@ def _checked_cases(
     """Every subnet with every number of threads, each once; all of them can be run."""
     workload.require_context(artifact.spec.max_context)
     subnets = {address: artifact.subnet(address) for address in addresses or [""]}
-    counts = []
-    asked_counts: Sequence[int | None] = threads or [None]
-    for asked in dict.fromkeys(asked_counts):
-        # An engine refuses what cannot run, and knows the cores.
-        with Engine(artifact, next(iter(subnets.values())), threads=asked) as engine:
-            counts.append(engine.threads)
+    counts = [usable_threads(count) for count in dict.fromkeys(threads)] or [usable_threads(None)]
     return [
         (address or "full", subnet, count)
         for address, subnet in subnets.items()

@@ -23,16 +23,26 @@ def read_rate(threads: int, rounds: int = 5) -> Measurement:
     The memory read is larger than the caches and is read once in each of `rounds`; the threads are
     placed as those of an engine. Raises `UsageError` for thread or round counts that cannot be.
     """
-    if not 1 <= threads <= _native.MAX_THREADS or rounds < 1:
-        raise UsageError(
-            f"{rounds} rounds of reading with {threads} threads were asked for; use 1 to "
-            f"{_native.MAX_THREADS} threads and at least 1 round."
-        )
+    threads = usable_threads(threads)
+    if rounds < 1:
+        raise UsageError(f"{rounds} rounds of reading were asked for; use at least 1.")
     size = probe_bytes()
     seconds = _native.kernels.measure_read(size, threads, rounds)
     conditions = "1 thread" if threads == 1 else f"{threads} threads"
     rates = [size / second / 1e9 for second in seconds]
     return Measurement.of(rates, "GB/s", "read bandwidth", conditions)
+
+
+def usable_threads(asked: int | None) -> int:
+    """`asked` threads, or the physical cores; `UsageError` where no engine can have as many."""
+    if asked is None:
+        return _native.default_threads()
+    if not 1 <= asked <= _native.MAX_THREADS:
+        raise UsageError(
+            f"{asked} threads were asked for; use 1 to {_native.MAX_THREADS}, "
+            f"best {_native.default_threads()} on this machine."
+        )
+    return asked
 
 
 def probe_bytes() -> int:
