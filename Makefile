@@ -33,7 +33,6 @@ native: $(INSTALLED)  ## build the extension again
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
-	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine_scaling.py
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)

@@ -40,7 +40,8 @@ from pliant.runtime.bandwidth import read_rate
 from pliant.subnet import Subnet
 from random_models import CACHE, CONFIGS, fingerprint, full_spec
 from vs_peers_cases import BF16_PROMPT, DTYPES, Case, Cases, Length, length_for
-from vs_peers_table import table
+from vs_peers_goals import judged
+from vs_peers_table import brief, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "vs_peers.json"
@@ -125,13 +126,13 @@ def line_of(case: Case, samples: list[RunSample], rate: float) -> dict[str, Any]
 
 
 def expected_seconds(name: str, options: argparse.Namespace) -> float:
-    """A guess made before anything runs, from the size of a model: 100 GOP/s and 10 GB/s."""
+    """A guess made before anything runs, from the size of a model: 150 GOP/s and 12 GB/s."""
     spec, length = full_spec(name), length_for(name, options)
     size = Subnet.full(spec).num_parameters
-    per_token = 2 * size / 100e9
+    per_token = 2 * size / 150e9
     seconds = 0.0
     for bits in [*options.planes, *(4.5 for _ in options.types)]:
-        seconds += length.prompt * per_token + length.decode * size * bits / 8 / 10e9
+        seconds += length.prompt * per_token + length.decode * size * bits / 8 / 12e9
     for kind in options.torch:
         width, prompt = (4, length.prompt) if kind == "fp32" else (2, BF16_PROMPT)
         seconds += prompt * per_token + length.decode * size * width / 5e9
@@ -156,7 +157,7 @@ def conditions(options: argparse.Namespace, versions: dict[str, Any]) -> dict[st
 
 def settings(options: argparse.Namespace) -> str:
     """What has to be equal for results to be gone on with."""
-    keys = ("planes", "types", "torch", "threads", "prompt", "decode", "repeats")
+    keys = ("planes", "types", "torch", "threads", "prompt", "most_prompt", "decode", "repeats")
     return fingerprint({key: getattr(options, key) for key in keys})
 
 
@@ -171,9 +172,13 @@ def stored(path: Path) -> dict[str, Any]:
 def store(path: Path, models: dict[str, Any]) -> None:
     """Write results and the table of them, atomically."""
     ordered = {name: models[name] for name in CONFIGS if name in models}
-    content = msgspec.json.format(
-        msgspec.json.encode({"table": table(ordered), "models": ordered}), indent=2
-    )
+    results = {
+        "table": table(ordered),
+        "tables": {"brief": brief(ordered)},
+        "goals": judged(ordered),
+        "models": ordered,
+    }
+    content = msgspec.json.format(msgspec.json.encode(results), indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(".partial")
     partial_path.write_bytes(content + b"\n")
@@ -214,6 +219,9 @@ def main() -> int:
                         "again on a quiet machine")  # fmt: skip
                 if options.delete:
                     delete_files(options.cache, name)
+        for goal in judged({name: models[name] for name in options.models if name in models}):
+            say(f"{'met ' if goal['met'] else 'MISS'} {goal['goal']}: {goal['measured']:.2f} "
+                f"(least {goal['least']:g})")  # fmt: skip
     except PeerError as error:
         say(str(error))
         return 1
@@ -260,24 +268,28 @@ def parsed() -> argparse.Namespace:
                         help="file types, `Q4_K_M:plain` is without repacking; none")  # fmt: skip
     parser.add_argument("--torch", nargs="+", default=list(DTYPES), help="fp32, bf16, or none")
     parser.add_argument("--threads", nargs="+", type=int, default=[os.cpu_count() or 1])
-    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--prompt", type=int, help="tokens of the prompt (512, TinyLlama 128)")
     parser.add_argument("--decode", type=int, help="tokens after the prompt (by model)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-seconds", type=float, default=20.0,
                         help="decode fewer tokens where a run would take longer")  # fmt: skip
     parser.add_argument("--quick", action="store_true",
-                        help="prompts of 128, 2 repeats, the plane counts 4 and 2")  # fmt: skip
+                        help="prompts of 128, 2 repeats, the runners that goals name")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="leave out what is measured")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of random models")
     parser.add_argument("--delete", action="store_true", help="remove a model's files behind it")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.most_prompt = 128 if options.quick else 512
     if options.quick:
-        options.prompt, options.repeats = min(options.prompt, 128), min(options.repeats, 2)
-        options.planes = [planes for planes in options.planes if planes in (4, 2)] or [4]
+        options.repeats = min(options.repeats, 2)
+        for key, few in (("planes", (4, 2)), ("types", ("Q4_0", "Q2_K", "TQ2_0")),
+                         ("torch", ("fp32",))):  # fmt: skip
+            asked = getattr(options, key)
+            setattr(options, key, [item for item in asked if item in few] or asked[:1])
     for key in ("types", "torch"):
         setattr(options, key, [kind for kind in getattr(options, key) if kind != "none"])
-    if min(options.prompt, options.repeats, *options.threads) < 1:
+    if min(options.prompt or 1, options.decode or 1, options.repeats, *options.threads) < 1:
         parser.error("prompt, repeats and threads must be at least 1")
     if not set(options.planes) <= set(range(1, 9)):
         parser.error("planes are 1 to 8")

@@ -20,6 +20,8 @@ from random_models import CONFIGS, fingerprint, full_spec, random_artifact
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 #: Tokens decoded in one run: about two seconds of the slowest runner.
 DECODE_TOKENS = {"tale-750k": 120, "15M": 256, "Qwen2.5-0.5B": 48}
+#: Tokens of the prompt: TinyLlama has the matrices of Llama-1B, whose prefill speaks for both.
+PROMPT_TOKENS = {"TinyLlama-1.1B": 128}
 #: Without bf16 instructions a prompt takes torch a minute; its prefill is measured in fp32.
 BF16_PROMPT = 16
 
@@ -131,9 +133,10 @@ class Cases:
 
 def length_for(name: str, options: argparse.Namespace) -> Length:
     """Tokens of a run of a model: what was asked for, within its context."""
-    decode = options.decode or DECODE_TOKENS.get(name, 32)
+    decode = options.decode or DECODE_TOKENS.get(name, 24)
+    prompt = options.prompt or min(PROMPT_TOKENS.get(name, 512), options.most_prompt)
     context = CONFIGS[name]["max_position_embeddings"]
-    return Length(min(options.prompt, context - decode), decode)
+    return Length(min(prompt, context - decode), decode)
 
 
 def _time_engine(runner: Runner, length: Length) -> RunSample:

@@ -102,13 +102,39 @@ def decode_ratios(line: Line, lines: list[Line]) -> str:
     return ", ".join(texts)
 
 
-def prefill_ratio(line: Line, lines: list[Line]) -> str:
-    """Our prefill as a multiple of the fastest of all peers on the same prompt."""
+def best_prefill(line: Line, lines: list[Line]) -> Line | None:
+    """The peer with the fastest prefill of the same prompt."""
     rivals = [
         other for other in others(line, lines) if other["prompt_tokens"] == line["prompt_tokens"]
     ]
-    if planes_of(line) is None or not rivals:
+    return max(rivals, key=lambda other: float(other["prefill"]["median"]), default=None)
+
+
+def prefill_ratio(line: Line, lines: list[Line]) -> str:
+    """Our prefill as a multiple of the fastest of all peers on the same prompt."""
+    best = best_prefill(line, lines)
+    if planes_of(line) is None or best is None:
         return ""
-    best = max(rivals, key=lambda other: float(other["prefill"]["median"]))
     times = ratio(line["prefill_samples"], best["prefill_samples"])
     return f"{times:.2f} × {best['runner']}"
+
+
+def brief(models: dict[str, Any]) -> dict[str, Any]:
+    """The table of our lines alone, with 4, 3 and 2 planes, as a README can hold it."""
+    columns = ["model", "planes", "decode, token/s", "of read rate", "decode ÷ llama.cpp",
+               "prefill, token/s", "prefill ÷ best peer"]  # fmt: skip
+    rows = [
+        [
+            name,
+            str(planes_of(line)),
+            spread(line["decode"]),
+            f"{line['share']:.0%}",
+            decode_ratios(line, model["lines"]),
+            spread(line["prefill"]),
+            prefill_ratio(line, model["lines"]),
+        ]
+        for name, model in models.items()
+        for line in model["lines"]
+        if planes_of(line) in (4, 3, 2)
+    ]
+    return {"columns": columns, "align": "lrrrlrl", "rows": rows, "caption": caption(models)}

@@ -52,6 +52,37 @@ def test_other_thread_counts_are_no_peers(lines: list[Any]) -> None:
     assert table.decode_ratios(lines[0], lines) == ""
 
 
+def test_goals_are_judged_where_there_are_figures(lines: list[Any]) -> None:
+    import vs_peers_goals as goals
+
+    for item in lines:
+        item["share"] = 0.82
+    found = {goal["goal"]: goal for goal in goals.judged({"Qwen2.5-0.5B": {"lines": lines}})}
+    assert found["Qwen2.5-0.5B, 4 planes: decode ÷ Q4_0"]["measured"] == 2
+    assert not found["Qwen2.5-0.5B, 4 planes: decode ÷ Q4_0"]["met"]
+    assert found["Qwen2.5-0.5B, 2 planes: decode ÷ TQ2_0"]["met"]
+    assert found["Qwen2.5-0.5B, 2 planes: share of the read rate"]["met"]
+    assert found["Qwen2.5-0.5B: decode of 2 ÷ 4 planes"]["measured"] == 1.5
+    assert not any("Llama" in goal for goal in found)
+
+
+def test_prefill_goals_name_the_peer_they_are_about(lines: list[Any]) -> None:
+    import vs_peers_goals as goals
+
+    lines.append(line("torch fp32", [1, 1, 1], [200, 100, 400]))
+    found = {goal["goal"]: goal for goal in goals.judged({"Llama-3.2-1B": {"lines": lines}})}
+    assert found["Llama-3.2-1B, 4 planes: prefill ÷ llama.cpp TQ2_0"]["measured"] == 2
+    assert found["Llama-3.2-1B, 4 planes: prefill ÷ torch fp32"]["measured"] == 0.5
+
+
+def test_the_brief_table_has_our_lines_only(lines: list[Any]) -> None:
+    import vs_peers_table as table
+
+    found = table.brief({"15M": {"conditions": {}, "probes": [], "lines": lines}})
+    assert [row[1] for row in found["rows"]] == ["4", "2"]
+    assert {len(row) for row in found["rows"]} == {len(found["columns"])}
+
+
 def test_the_table_has_a_row_for_every_line(lines: list[Any]) -> None:
     import vs_peers_table as table
 
