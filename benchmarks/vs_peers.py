@@ -20,6 +20,7 @@ models take about 15 minutes, `--quick` 4. To look at a long context:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -156,9 +157,12 @@ def conditions(options: argparse.Namespace, versions: dict[str, Any]) -> dict[st
 
 
 def settings(options: argparse.Namespace) -> str:
-    """What has to be equal for results to be gone on with."""
+    """What has to be equal for results to be gone on with: the options and the engine's bytes."""
+    from pliant import _native
+
     keys = ("planes", "types", "torch", "threads", "prompt", "most_prompt", "decode", "repeats")
-    return fingerprint({key: getattr(options, key) for key in keys})
+    engine = hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
+    return fingerprint({key: getattr(options, key) for key in keys}, engine)
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -237,7 +241,7 @@ def peers(
     """The peers that were asked for, running."""
     llama = torch = None
     if options.types:
-        hint = "Give --peer-python an interpreter that has llama-cpp-python and gguf, or --types."
+        hint = "Give --peer-python an interpreter with llama-cpp-python and gguf, or --types none."
         script = HERE / "peer_llama_cpp.py"
         llama = stack.enter_context(PeerProcess(options.peer_python, script, hint))
     if options.torch:
