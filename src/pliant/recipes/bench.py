@@ -56,8 +56,8 @@ class BandwidthProbe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds from opening the artifact to the logits of one token, and where the bytes came from.
 
-    `read_bytes` came from storage: about the bytes of the cut where the system let its pages go
-    before, 0 where it kept them in memory, None where it does not tell.
+    `read_bytes` came from storage, what the system read ahead included: 0 where it had kept the
+    pages in memory, None where it does not tell.
     """
 
     seconds: float
