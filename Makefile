@@ -1,6 +1,8 @@
 # One word for each habit. `make demo` and `make test` need Python 3.11, a C++ compiler, nothing else.
 PYTHON ?= python3
 VENV := .venv
+# An interpreter with llama-cpp-python and gguf (the extra `peers`); without it they are left out.
+PEER_PYTHON ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NATIVE_SOURCES := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h)
@@ -34,9 +36,10 @@ arm: $(BIN)/cmake  ## the kernels cross-compiled for 64-bit ARM and run by qemu
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
-	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kinds.py
+	$(BIN)/python benchmarks/engine_scaling.py
+	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -7,7 +7,8 @@ A document holds the place of a table as
 
 and everything between the two lines is replaced by the table of `results/NAME.json`, which holds it
 as `{"table": {"columns": [...], "rows": [[...]], "align": "lr", "caption": "..."}}` (all cells are
-texts; `align` and `caption` may be left out). Results without a `table` need a function in
+texts; `align` and `caption` may be left out). `NAME:PART` is another table of the same results,
+`{"tables": {"PART": {...}}}`. Results without a `table` need a function in
 `TABLES`. `--check` writes nothing and exits with 1 where a document is old.
 """
 
@@ -25,7 +26,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", "docs", "models")
 
 _PLACE = re.compile(
-    r"(?P<begin><!-- table: (?P<name>[a-z0-9_-]+) -->\n).*?(?P<end><!-- end table -->)", re.DOTALL
+    r"(?P<begin><!-- table: (?P<name>[a-z0-9_-]+)(?::(?P<part>[a-z0-9_-]+))? -->\n)"
+    r".*?(?P<end><!-- end table -->)",
+    re.DOTALL,
 )
 _ALIGNED = {"l": "---", "r": "---:", "c": ":---:"}
 
@@ -71,7 +74,10 @@ def filled(text: str, results: Path = RESULTS) -> str:
             return place[0]
         measured = json.loads(path.read_text(encoding="utf-8"))
         make = TABLES.get(place["name"])
-        table = make(measured) if make else markdown(measured["table"])
+        if place["part"]:
+            table = markdown(measured["tables"][place["part"]])
+        else:
+            table = make(measured) if make else markdown(measured["table"])
         return f"{place['begin']}\n{table}\n{place['end']}"
 
     return _PLACE.sub(fill, text)

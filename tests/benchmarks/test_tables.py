@@ -37,6 +37,16 @@ def test_a_place_is_filled_once_and_again(tables: ModuleType, tmp_path: Path) ->
     assert tables.filled(once, tmp_path) == once
 
 
+def test_results_may_hold_several_tables(tables: ModuleType, tmp_path: Path) -> None:
+    table = {"columns": ["cut"], "rows": [["b4"]]}
+    (tmp_path / "some.json").write_text(json.dumps({"tables": {"brief": table}}))
+    text = "<!-- table: some:brief -->\n<!-- end table -->"
+    once = tables.filled(text, tmp_path)
+    assert once.startswith("<!-- table: some:brief -->\n")
+    assert "| b4 |" in once
+    assert tables.filled(once, tmp_path) == once
+
+
 def test_places_without_results_stay(tables: ModuleType, tmp_path: Path) -> None:
     text = "<!-- table: none -->\nold\n<!-- end table -->"
     assert tables.filled(text, tmp_path) == text

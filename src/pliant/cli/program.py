@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pliant.cli.bench import bench
 from pliant.cli.build import build
 from pliant.cli.chat import chat
 from pliant.cli.cut import cut
@@ -74,6 +75,7 @@ app.command("fit")(fit)
 app.command("run")(run)
 app.command("chat")(chat)
 app.command("eval")(evaluate)
+app.command("bench")(bench)
 app.command("verify")(verify)
 
 

@@ -12,7 +12,7 @@ from pliant.evaluate.golden import (
     record_golden,
     verify_golden,
 )
-from pliant.evaluate.speed import Speed, measure_speed
+from pliant.evaluate.speed import Runner, Speed, Workload, measure_speed, measure_speeds
 from pliant.evaluate.text_loss import TextLoss, evaluate_text, token_nats
 
 __all__ = [
@@ -21,14 +21,17 @@ __all__ = [
     "GoldenCheck",
     "GoldenPrompt",
     "GoldenRecord",
+    "Runner",
     "Speed",
     "TextLoss",
+    "Workload",
     "check_golden",
     "divergence",
     "evaluate_text",
     "golden_json",
     "kl_nats",
     "measure_speed",
+    "measure_speeds",
     "read_golden",
     "record_golden",
     "token_nats",

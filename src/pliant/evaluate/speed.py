@@ -1,8 +1,14 @@
-"""`measure_speed`: token/s of prefill and decoding with their spread, and bytes per second."""
+"""`measure_speeds`: token/s of prefill and decoding with their spread, and bytes per second.
+
+The one place where the speed of a model is measured: receipts, `pliant bench` and the scripts in
+`benchmarks/` all come here.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -16,90 +22,164 @@ from pliant.runtime.generation import PREFILL_TOKENS
 from pliant.subnet import Subnet
 
 
+class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is timed: a prompt of `prompt_tokens`, then `decode_tokens` one by one, `repeats` times.
+
+    Raises `UsageError` for a count below 1.
+    """
+
+    prompt_tokens: int = 512
+    decode_tokens: int = 128
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if min(self.prompt_tokens, self.decode_tokens, self.repeats) < 1:
+            raise UsageError(
+                f"{self.repeats} repeats of {self.prompt_tokens} + {self.decode_tokens} tokens "
+                "were asked for; each must be at least 1."
+            )
+
+    def require_context(self, max_context: int) -> None:
+        """Raise `UsageError` where prompt and generated tokens do not fit into a context."""
+        if self.prompt_tokens + self.decode_tokens > max_context:
+            raise UsageError(
+                f"{self.prompt_tokens} + {self.decode_tokens} tokens were asked for; the model's "
+                f"context is {max_context}."
+            )
+
+    @property
+    def middle_context(self) -> int:
+        """Cached tokens in the middle of decoding, which stand for the growing cache."""
+        return self.prompt_tokens + self.decode_tokens // 2
+
+
 class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How fast one sequence goes through one subnet.
 
     `prefill` and `decode` are in token/s, `first_token` in seconds from an empty cache to the
-    first chosen token. `bytes_per_token` are the bytes of weights and cache that a decoded token
-    reads, and `bandwidth` (GB/s, 10^9 bytes) what that makes of `decode`.
+    first chosen token. `weight_bytes` and `cache_bytes` are what a decoded token reads of each, and
+    `bandwidth` (GB/s, 10^9 bytes) what their sum makes of `decode`. `memory_bytes` is the most the
+    model held at the end of a run, 0 where it does not say.
     """
 
     prefill: Measurement
     decode: Measurement
     first_token: Measurement
     bandwidth: Measurement
-    bytes_per_token: int
-    prompt_tokens: int
-    decode_tokens: int
+    weight_bytes: int
+    cache_bytes: int
+    memory_bytes: int
+    workload: Workload
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that a decoded token reads."""
+        return self.weight_bytes + self.cache_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A model to be timed, the subnet it runs, what its figures hold for, and its memory.
+
+    `memory` returns the bytes the model holds; it is asked while the cache of a run is alive.
+    """
+
+    model: TokenModel
+    subnet: Subnet
+    conditions: str = ""
+    memory: Callable[[], int] | None = None
+
+
+@dataclass(frozen=True)
+class RunSample:
+    """One run: seconds to the first token, seconds of the tokens after it, bytes held then."""
+
+    first_seconds: float
+    decode_seconds: float
+    memory_bytes: int = 0
+
+
+def measure_speeds(
+    runners: Sequence[Runner],
+    workload: Workload,
+    *,
+    progress: Progress = silent,
+    after_round: Callable[[int], None] | None = None,
+) -> list[Speed]:
+    """Time the same workload on every runner, in turn, so that a slow moment hits all alike.
+
+    A first round warms caches and pages and is not counted. The order turns round from one round
+    to the next, so that drift cancels. The prompt is seeded; tokens are chosen by argmax.
+    `after_round(n)` is called behind round n, 0 for the first. Raises `UsageError` where the
+    workload exceeds a context.
+    """
+    for runner in runners:
+        workload.require_context(runner.model.max_context)
+    samples: list[list[RunSample]] = [[] for _ in runners]
+    total, done = len(runners) * (workload.repeats + 1), 0
+    for number in range(workload.repeats + 1):
+        order = range(len(runners)) if number % 2 == 0 else reversed(range(len(runners)))
+        for place in order:
+            sample = time_run(runners[place], workload)
+            samples[place] += [sample] if number else []
+            done += 1
+            progress("measuring speed", done, total)
+        if after_round is not None:
+            after_round(number)
+    return [
+        speed_of(runner, taken, workload) for runner, taken in zip(runners, samples, strict=True)
+    ]
 
 
 def measure_speed(
     model: TokenModel,
     subnet: Subnet,
+    workload: Workload,
     *,
-    prompt_tokens: int = 128,
-    decode_tokens: int = 64,
-    runs: int = 5,
     conditions: str = "",
     progress: Progress = silent,
 ) -> Speed:
-    """Run a prompt and greedy decoding `runs` times after one run that warms caches and pages.
-
-    The prompt is `prompt_tokens` seeded ids; sampling is an argmax. `conditions` says what the
-    numbers hold for, such as `2 threads, avx2`. Raises `UsageError` for counts below 1 or beyond
-    the model's context.
-    """
-    _check_counts(model, prompt_tokens, decode_tokens, runs)
-    prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens, np.int32)
-    samples = []
-    for run in range(runs + 1):
-        samples.append(_one_run(model, prompt, decode_tokens))
-        progress("measuring speed", run + 1, runs + 1)
-    first, decode = np.array(samples[1:]).T
-    # The middle of the decoded stretch stands for the growing cache.
-    traffic = decode_traffic(subnet, prompt_tokens + decode_tokens // 2).total_bytes
-    rates = decode_tokens / decode
-
-    def of(values: NDArray[np.float64], unit: str, name: str) -> Measurement:
-        return Measurement.of(values.tolist(), unit, name, conditions)
-
-    return Speed(
-        prefill=of(prompt_tokens / first, "token/s", "prefill"),
-        decode=of(rates, "token/s", "decode"),
-        first_token=of(first, "s", "first token"),
-        bandwidth=of(rates * traffic / 1e9, "GB/s", "bandwidth"),
-        bytes_per_token=traffic,
-        prompt_tokens=prompt_tokens,
-        decode_tokens=decode_tokens,
-    )
+    """`measure_speeds` of a single model; `conditions` is a text such as `2 threads, avx2`."""
+    return measure_speeds([Runner(model, subnet, conditions)], workload, progress=progress)[0]
 
 
-def _check_counts(model: TokenModel, prompt_tokens: int, decode_tokens: int, runs: int) -> None:
-    if min(prompt_tokens, decode_tokens, runs) < 1:
-        raise UsageError(
-            f"{runs} runs of {prompt_tokens} + {decode_tokens} tokens were asked for; each must "
-            "be at least 1."
-        )
-    if prompt_tokens + decode_tokens > model.max_context:
-        raise UsageError(
-            f"{prompt_tokens} + {decode_tokens} tokens were asked for; the model's context is "
-            f"{model.max_context}."
-        )
-
-
-def _one_run(
-    model: TokenModel, prompt: NDArray[np.int32], decode_tokens: int
-) -> tuple[float, float]:
-    """Seconds to the first token, and seconds of the `decode_tokens` forward calls behind it."""
+def time_run(runner: Runner, workload: Workload) -> RunSample:
+    """One run of a workload from an empty cache."""
+    model = runner.model
+    draw = np.random.default_rng(0)
+    prompt = draw.integers(0, model.vocab_size, workload.prompt_tokens, np.int32)
     start = time.perf_counter()
-    cache = model.new_cache(len(prompt) + decode_tokens)
+    cache = model.new_cache(len(prompt) + workload.decode_tokens)
     for begin in range(0, len(prompt), PREFILL_TOKENS):
         part = prompt[begin : begin + PREFILL_TOKENS]
         wanted = "last" if begin + PREFILL_TOKENS >= len(prompt) else "none"
         logits = model.forward_chunk([Chunk(part, cache, logits=wanted)])[0]  # type: ignore[arg-type]
     token = int(logits[-1].argmax())
     first = time.perf_counter()
-    for _ in range(decode_tokens):
+    for _ in range(workload.decode_tokens):
         logits = model.forward_chunk([Chunk(np.array([token], np.int32), cache)])[0]
         token = int(logits[-1].argmax())
-    return first - start, time.perf_counter() - first
+    end = time.perf_counter()
+    held = runner.memory() if runner.memory is not None else 0
+    return RunSample(first - start, end - first, held)
+
+
+def speed_of(runner: Runner, samples: Sequence[RunSample], workload: Workload) -> Speed:
+    """The figures of the runs of one runner."""
+    traffic = decode_traffic(runner.subnet, workload.middle_context)
+    first = np.array([sample.first_seconds for sample in samples])
+    rates = workload.decode_tokens / np.array([sample.decode_seconds for sample in samples])
+
+    def of(values: NDArray[np.float64], unit: str, name: str) -> Measurement:
+        return Measurement.of(values.tolist(), unit, name, runner.conditions)
+
+    return Speed(
+        prefill=of(workload.prompt_tokens / first, "token/s", "prefill"),
+        decode=of(rates, "token/s", "decode"),
+        first_token=of(first, "s", "first token"),
+        bandwidth=of(rates * traffic.total_bytes / 1e9, "GB/s", "bandwidth"),
+        weight_bytes=traffic.weight_bytes,
+        cache_bytes=traffic.cache_bytes,
+        memory_bytes=max(sample.memory_bytes for sample in samples),
+        workload=workload,
+    )

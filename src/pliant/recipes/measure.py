@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pliant.artifact import Artifact
 from pliant.costs import WorkingSet, subnet_memory
-from pliant.evaluate import TextLoss, evaluate_text, measure_speed
+from pliant.evaluate import TextLoss, Workload, evaluate_text, measure_speed
 from pliant.receipt import Conditions, Receipt
 from pliant.runtime.text_engine import Pliant
 from pliant.subnet import Subnet
@@ -61,8 +61,7 @@ def measure(
         speed = measure_speed(
             engine.engine,
             subnet,
-            prompt_tokens=tokens,
-            decode_tokens=tokens,
+            Workload(prompt_tokens=tokens, decode_tokens=tokens),
             conditions="1 thread" if used == 1 else f"{used} threads",
         )
     return Receipt(
