@@ -159,7 +159,8 @@ def test_every_command_can_print_json_and_be_quiet() -> None:
     takes: dict[str, set[str]] = {}
     for command, flag in reference.flags():
         takes.setdefault(command, set()).update(flag.opts)
-    assert set(takes) == {"build", "inspect", "cut", "fit", "run", "chat", "eval", "verify"}
+    commands = ["build", "tune-shapes", "inspect", "cut", "fit", "run", "chat", "eval", "verify"]
+    assert set(takes) == set(commands)
     assert all({"--json", "--quiet"} <= flags for flags in takes.values())
 
 
