@@ -88,12 +88,13 @@ def test_the_artifact_holds_the_tuned_weights_and_their_shapes(tuned: Path, tmp_
     assert record is not None
     manifest = artifact.manifest
     assert manifest.orders == WidthOrders.identity(artifact.spec)
-    for method, path in record.depth_paths.items():
-        assert manifest.depth_paths[method].blocks == path.blocks
-        # Measured anew: the losses are those of the tuned weights.
-        assert manifest.depth_paths[method].losses[2] == pytest.approx(
-            record.receipt.losses_after["d2-w1"], rel=1e-5
-        )
+    ((method, path),) = record.depth_paths.items()
+    assert manifest.default_depth_method == method
+    assert artifact.depth_path() == path.blocks
+    # Measured anew: the losses are those of the tuned weights.
+    assert manifest.depth_paths[method].losses[2] == pytest.approx(
+        record.receipt.losses_after["d2-w1"], rel=1e-5
+    )
     expected = weights(tuned)["blocks.1.up"]
     decoded = codecs["uniform"].decode(stored_matrix(artifact, "blocks.1.up"), 8)
     assert np.abs(decoded - expected.numpy()).max() <= 0.52 * expected.abs().max() / 128
@@ -151,6 +152,7 @@ def test_a_finished_output_is_returned_and_another_refused(
     receipt = tune_shapes(random_checkpoint, tuned, [text], TUNE, options=OPTIONS)
     assert receipt.steps == TUNE.steps
     assert (tuned / RECORD_FILE).read_bytes() == before
+    assert not tuned.with_name("tuned.tuning").exists()
     with pytest.raises(UsageError, match=r"steps was 6 and is 7 now.*--force"):
         tune_shapes(random_checkpoint, tuned, [text], replace(TUNE, steps=7), options=OPTIONS)
     (tmp_path / "other").mkdir()
@@ -209,7 +211,8 @@ def test_a_damaged_record_is_refused(tuned: Path, tmp_path: Path, damage: str) -
     spec = Checkpoint.open(tuned).spec
     record = json.loads((tuned / RECORD_FILE).read_bytes())
     if damage == "blocks":
-        record["depth_paths"]["amoeba"]["choices"][1]["blocks"] = [0, 1, 99]
+        (path,) = record["depth_paths"].values()
+        path["choices"][1]["blocks"] = [0, 1, 99]
     if damage == "version":
         record["version"] = 2
     content = json.dumps(record)

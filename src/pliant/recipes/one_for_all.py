@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -56,17 +57,15 @@ Note = Callable[[str], None]
 
 
 class Choices(msgspec.Struct, frozen=True):
-    """Which shapes will be tuned: orders, depth paths, and losses before the tuning."""
+    """Which shapes will be tuned: orders, a depth path, and losses before the tuning."""
 
     orders: WidthOrders
-    depth_paths: dict[str, DepthPath]
+    path: DepthPath
     losses: dict[str, float]
 
     def space(self, model: Supernet) -> ShapeSpace:
-        """The shapes of the path with the lowest sum of losses, as `build` will choose it."""
-        paths = self.depth_paths
-        best = min(paths, key=lambda method: sum(paths[method].losses.values()))
-        return ShapeSpace.of(model.spec, paths[best].blocks)
+        """Every depth of the path at every width."""
+        return ShapeSpace.of(model.spec, self.path.blocks)
 
 
 def tune_shapes(
@@ -114,15 +113,14 @@ def tune_shapes(
         settings = _settings(source, text, tokens, tune, options)
         finished = _finished(Path(output), source, settings, replace)
         if finished is not None:
+            _removed(state, workers)
             return finished
         for warning in text.warnings if workers.is_first else ():
             note(f"warning: {warning}")
         _check_state(state, settings, workers)
         run = _Run(source, text, tokens, tune, options, settings, state, workers, progress)
         receipt = run.tuned(Path(output), target, predicted)
-        workers.wait()
-    if workers.is_first:
-        shutil.rmtree(state)
+        _removed(state, workers)
     return receipt
 
 
@@ -187,8 +185,13 @@ class _Run:
             model, Sandwich(space, self.tune.random_shapes, self.tune.seed), self.text.mixture,
             self.tune, folder=self.state, fingerprint=fingerprint, workers=self.workers,
         )  # fmt: skip
-        with StopRequest() as stop:
-            tuner.run(stop, self.progress if self.workers.is_first else silent)
+        # Products of tiny gradients are a hundred times slower as denormals.
+        torch.set_flush_denormal(True)
+        try:
+            with StopRequest() as stop:
+                tuner.run(stop, self.progress if self.workers.is_first else silent)
+        finally:
+            torch.set_flush_denormal(False)
         if not tuner.is_done:
             raise InterruptedJobError(
                 f"Stopped after {tuner.progress.step} of {self.tune.steps} steps; the same command "
@@ -208,8 +211,9 @@ class _Run:
         )
         if self.workers.is_first:
             record = TuningRecord(
-                version=1, settings=self.settings, depth_paths=choices.depth_paths, receipt=receipt
-            )
+                version=1, settings=self.settings, receipt=receipt,
+                depth_paths={choices.path.method: choices.path},
+            )  # fmt: skip
             write_tuned(model, self.source.folder, COMPANIONS, record, output)
             shutil.copyfile(self.state / LOG_FILE, output / LOG_FILE)
         return receipt
@@ -242,7 +246,9 @@ class _Run:
                 model, torch.from_numpy(self.tokens.choices_BT), options.depth_methods, fewest,
                 protect_first=first, protect_last=last, seed=options.seed, progress=self.progress,
             )  # fmt: skip
-        unmeasured = Choices(orders, paths, {})
+        # The others are not recorded: a build must not prefer blocks that were not tuned together.
+        best = min(paths.values(), key=lambda path: sum(path.losses.values()))
+        unmeasured = Choices(orders, best, {})
         losses = self._losses(model, unmeasured.space(model))
         return msgspec.structs.replace(unmeasured, losses=losses)
 
@@ -317,6 +323,13 @@ def _check_state(state: Path, settings: dict[str, Any], workers: Workers) -> Non
     workers.wait()
 
 
+def _removed(state: Path, workers: Workers) -> None:
+    """Remove a state folder once no process reads it any more."""
+    workers.wait()
+    if workers.is_first:
+        shutil.rmtree(state)
+
+
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -326,6 +339,11 @@ def _device(name: str) -> torch.device:
         raise UsageError(f"Tuning runs on cpu and cuda; {name!r} was asked for.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device that torch can use here; leave out --device.")
+    if device.type == "cuda":
+        # torchrun numbers the processes of a machine; each takes the GPU of its number.
+        place = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        device = torch.device("cuda", place)
+        torch.cuda.set_device(device)
     return device
 
 
