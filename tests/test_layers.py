@@ -26,6 +26,7 @@ LAYERS = {
     "runtime": 5,
     "calibrate": 6,
     "evaluate": 6,
+    "tune": 6,
     "recipes": 7,
     "cli": 8,
     "__main__": 9,
@@ -33,7 +34,7 @@ LAYERS = {
 }
 #: `_native` is the engine: only the packages that wrap it may touch it.
 NATIVE_USERS = {"runtime"}
-TORCH_USERS = {"models", "calibrate", "recipes"}
+TORCH_USERS = {"models", "calibrate", "tune", "recipes"}
 
 
 def package_of(path: Path) -> str:

@@ -159,17 +159,8 @@ def test_every_command_can_print_json_and_be_quiet() -> None:
     takes: dict[str, set[str]] = {}
     for command, flag in reference.flags():
         takes.setdefault(command, set()).update(flag.opts)
-    assert set(takes) == {
-        "build",
-        "inspect",
-        "cut",
-        "fit",
-        "run",
-        "chat",
-        "eval",
-        "bench",
-        "verify",
-    }
+    tools = ["build", "tune-shapes", "inspect", "cut", "fit", "verify"]
+    assert set(takes) == {*tools, "run", "chat", "eval", "bench"}
     assert all({"--json", "--quiet"} <= flags for flags in takes.values())
 
 

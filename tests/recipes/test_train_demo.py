@@ -16,9 +16,9 @@ from pliant.errors import DataError, InterruptedJobError, UsageError
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes.train_demo import DemoConfig, DemoShape, Stage, train_demo
 from pliant.recipes.train_demo.corpus import DemoCorpus, prepare_corpus
-from pliant.recipes.train_demo.interruption import StopRequest
-from pliant.recipes.train_demo.optimizer import orthogonalized
 from pliant.recipes.train_demo.trainer import Trainer, rate_factor, window_loss
+from pliant.tune import StopRequest
+from pliant.tune.optimizer import orthogonalized
 
 SHAPE = DemoShape(num_blocks=2, hidden_size=32, num_heads=4, num_groups=2, head_dim=8,
                   ffn_size=64, vocab_size=288, context=32)  # fmt: skip

@@ -1,6 +1,6 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
-from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths
+from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
 from pliant.calibrate.orders import block_order, find_width_orders
 from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
@@ -28,5 +28,6 @@ __all__ = [
     "gradient_statistics",
     "mean_loss",
     "measure_sensitivities",
+    "remeasured_paths",
     "stream_statistics",
 ]

@@ -5,6 +5,7 @@ Shape suffixes: B sequences, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.shape import (
     CachedEvaluation,
+    DepthChoice,
     DepthMethod,
     DepthPath,
     Keep,
@@ -137,6 +139,33 @@ def find_depth_paths(
     paths: dict[str, DepthPath] = {method: search(method) for method in methods}
     progress("depth", total, total)
     return paths
+
+
+def remeasured_paths(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    paths: Mapping[str, DepthPath],
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, DepthPath]:
+    """The same choices of blocks with the losses that this model has, a tuned one for example.
+
+    Depths whose loss is not finite are left out, as a search would leave them out.
+    """
+    evaluate = CachedEvaluation(DepthEvaluator(supernet, tokens_BT, batch_size))
+    keeps = [choice.blocks for path in paths.values() for choice in path.choices]
+    losses = dict(zip(keeps, evaluate(keeps), strict=True))
+    return {
+        method: DepthPath(
+            method,
+            tuple(
+                DepthChoice(choice.blocks, losses[choice.blocks])
+                for choice in path.choices
+                if math.isfinite(losses[choice.blocks])
+            ),
+            path.num_evaluations,
+        )
+        for method, path in paths.items()
+    }
 
 
 class _Reported:

@@ -52,6 +52,25 @@ Planes = Annotated[
         "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
     ),
 ]
+TuneSteps = Annotated[
+    int,
+    typer.Option(
+        "--tune-steps",
+        envvar="PLIANT_TUNE_STEPS",
+        metavar="N",
+        min=0,
+        help="Tune every shape first, for N steps of 4,096 tokens; see tune-shapes.",
+    ),
+]
+TuneText = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--tune-text",
+        envvar="PLIANT_TUNE_TEXT",
+        metavar="FILE",
+        help="UTF-8 text to tune on, or .txt.xz; repeatable.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
 ]
@@ -65,6 +84,8 @@ def build(
     output_path: OutputPath,
     calibration: Calibration = None,
     planes: Planes = 8,
+    tune_steps: TuneSteps = 0,
+    tune_text: TuneText = None,
     max_ram: MaxRam = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
@@ -76,10 +97,11 @@ def build(
     """Make an artifact from a checkpoint; interrupted at any point it goes on when run again."""
     output = Output(as_json, quiet)
     if offline:
-        # Read by huggingface_hub when it is first imported.
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        go_offline()
     _check_free(output_path, force)
-    plan = _plan(checkpoint, output_path, planes, max_ram)
+    if bool(tune_steps) != bool(tune_text):
+        raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
+    plan = _plan(checkpoint, output_path, planes, max_ram, tune_steps)
     if dry_run:
         output.emit(plan, facts(_readable_plan(plan)))
         return
@@ -89,10 +111,15 @@ def build(
         f"about {format_bytes(plan['memory_bytes'])} of memory"
     )
     receipt = _build(
-        checkpoint, output_path, output, planes, seed,
+        checkpoint, output_path, output, planes, seed, tune_steps, tune_text,
         calibration=calibration, max_ram=max_ram, replace=force,
     )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+def go_offline() -> None:
+    """Never ask the network; read by huggingface_hub when it is first imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -102,20 +129,27 @@ def _check_free(path: Path, force: bool) -> None:
         raise UsageError(f"{path} exists already; give --force to replace it, or another name.")
 
 
-def _plan(source: str, output_path: Path, planes: int, max_ram: int | None) -> dict[str, Any]:
+def _plan(
+    source: str, output_path: Path, planes: int, max_ram: int | None, tune_steps: int
+) -> dict[str, Any]:
     """What a build will read and write; checks the whole checkpoint but its weights' values."""
     from pliant.artifact import tensor_file_plan
 
-    checkpoint = _open_checkpoint(source)
+    checkpoint = open_checkpoint(source)
     # These need torch, whose absence the line above explains.
     from pliant.recipes.build import BuildOptions
     from pliant.recipes.memory_plan import plan_memory
     from pliant.subnet import Subnet
+    from pliant.tune import TuneOptions, tuning_memory
 
     defaults = BuildOptions()
     limit = None if max_ram is None else MemoryLimit(max_ram)
     spec = checkpoint.spec
     files = tensor_file_plan(spec, planes)
+    windows = min(defaults.window_tokens, spec.max_context)
+    memory_bytes = plan_memory(spec, defaults.windows, windows, limit).total
+    if tune_steps:
+        memory_bytes = max(memory_bytes, tuning_memory(spec, TuneOptions(steps=tune_steps)).total)
     return {
         "checkpoint": str(checkpoint.folder),
         "artifact": str(output_path),
@@ -123,13 +157,12 @@ def _plan(source: str, output_path: Path, planes: int, max_ram: int | None) -> d
         "parameters": Subnet.full(spec).num_parameters,
         "planes": planes,
         "artifact_bytes": sum(file.size for file in files.values()),
-        "memory_bytes": plan_memory(
-            spec, defaults.windows, min(defaults.window_tokens, spec.max_context), limit
-        ).total,
+        "memory_bytes": memory_bytes,
     }
 
 
-def _open_checkpoint(source: str) -> Checkpoint:
+def open_checkpoint(source: str) -> Checkpoint:
+    """The checkpoint of a command line; `UsageError` where torch is missing."""
     try:
         from pliant.models import Checkpoint
     except ModuleNotFoundError as error:
@@ -153,27 +186,44 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _build(
-    source: str, output_path: Path, output: Output, planes: int, seed: int, **arguments: Any
+    source: str,
+    output_path: Path,
+    output: Output,
+    planes: int,
+    seed: int,
+    tune_steps: int,
+    tune_text: list[Path] | None,
+    **arguments: Any,
 ) -> BuildReceipt:
-    previous = signal.getsignal(signal.SIGTERM)
-    with _stops_held_back():
+    with stops_held_back():
         from pliant.recipes.build import BuildOptions
         from pliant.recipes.build import build as build_artifact
-
-        # A service stops jobs by SIGTERM; both ends are the same orderly, resumable stop.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        from pliant.recipes.one_for_all import build_tuned
+        from pliant.tune import TuneOptions
     options = BuildOptions(planes=planes, seed=seed)
-    try:
-        with output.progress() as progress:
+    with resumable_stops(), output.progress() as progress:
+        if not tune_steps:
             return build_artifact(
                 source, output_path, options=options, progress=progress, **arguments
             )
+        return build_tuned(
+            source, output_path, tune_text or [], TuneOptions(steps=tune_steps, seed=seed),
+            options=options, progress=progress, note=output.note, **arguments,
+        )  # fmt: skip
+
+
+@contextmanager
+def resumable_stops() -> Iterator[None]:
+    """A service stops jobs by SIGTERM; make it the orderly, resumable stop that Ctrl-C is."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
-def _stops_held_back() -> Iterator[None]:
+def stops_held_back() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM afterwards: an interrupted import of torch fails in odd ways."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

@@ -19,6 +19,7 @@ from pliant.cli.evaluate import evaluate
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
 from pliant.cli.run import run
+from pliant.cli.tune_shapes import tune_shapes
 from pliant.cli.verify import verify
 from pliant.errors import InterruptedJobError, OutOfSpaceError, PliantError
 
@@ -26,7 +27,7 @@ from pliant.errors import InterruptedJobError, OutOfSpaceError, PliantError
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 #: Commands that leave their finished steps on disk and go on from there when run again.
-RESUMABLE = ("build",)
+RESUMABLE = ("build", "tune-shapes")
 
 _TRUE = ("1", "true", "yes", "on", "t", "y")
 
@@ -69,6 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("build")(build)
+app.command("tune-shapes")(tune_shapes)
 app.command("inspect")(inspect)
 app.command("cut")(cut)
 app.command("fit")(fit)

@@ -27,7 +27,12 @@ from pliant.artifact import (
     SpecialTokens,
 )
 from pliant.bits import EncodedMatrix, codecs
-from pliant.calibrate import find_depth_paths, find_width_orders, measure_sensitivities
+from pliant.calibrate import (
+    find_depth_paths,
+    find_width_orders,
+    measure_sensitivities,
+    remeasured_paths,
+)
 from pliant.errors import UsageError
 from pliant.evaluate import Activations, golden_json, record_golden
 from pliant.measurement import (
@@ -41,6 +46,7 @@ from pliant.measurement import (
 from pliant.models import Checkpoint, Supernet, streamed_supernet
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
+from pliant.recipes.tuned_checkpoint import TuningRecord, read_record
 from pliant.runtime import Engine, Tokenizer
 from pliant.sensitivities import Sensitivities
 from pliant.shape import (
@@ -57,7 +63,7 @@ from pliant.shape import (
 from pliant.subnet import Subnet
 
 #: Files of a checkpoint that belong to its tokenizer or to how it is run.
-_COMPANIONS = (
+COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
@@ -84,6 +90,12 @@ class BuildOptions:
     windows: int = 64
     window_tokens: int = 256
     seed: int = 0
+
+    def depth_limits(self, num_blocks: int) -> tuple[int, int, int]:
+        """Fewest blocks kept, and first and last ones protected, in a model of `num_blocks`."""
+        first, last = (min(n, num_blocks) for n in (self.protect_first, self.protect_last))
+        fewest = self.min_blocks or max(num_blocks // 2, 1)
+        return max(fewest, min(num_blocks, first + last)), first, last
 
     def __post_init__(self) -> None:
         if not 1 <= self.planes <= 8:
@@ -158,7 +170,8 @@ def build(
     sequences, length = tokens.orders_BT.shape
     memory = plan_memory(source.spec, sequences, length, _limit(max_ram))
     fingerprint = source.fingerprint
-    inputs = repr((fingerprint, tokens.fingerprint, options))
+    tuned = read_record(source.folder, source.spec)
+    inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
     writer = ArtifactWriter(
         output, source.spec, options.codec, options.planes,
         fingerprint=hashlib.sha256(inputs.encode()).hexdigest(), replace=replace,
@@ -166,7 +179,7 @@ def build(
     with writer:
         was_resumed = writer.is_resumed
         record = SourceRecord(source.folder.name, fingerprint)
-        work = _Build(source, tokenizer, tokens, memory, options, writer, progress)
+        work = _Build(source, tokenizer, tokens, memory, options, tuned, writer, progress)
         findings = work.run(record)
         artifact = writer.finish(findings)
     assert findings.sensitivities is not None and findings.default_depth_method is not None
@@ -193,6 +206,7 @@ class _Build:
     tokens: CalibrationTokens
     memory: MemoryPlan
     options: BuildOptions
+    tuned: TuningRecord | None
     writer: ArtifactWriter
     progress: Progress
 
@@ -238,6 +252,8 @@ class _Build:
         return streamed_supernet(self.source.spec, self.source.tensor, self.memory.weights, orders)
 
     def _find_orders(self) -> WidthOrders:
+        if self.tuned is not None:
+            return WidthOrders.identity(self.source.spec)
         tokens_BT = torch.from_numpy(self.tokens.orders_BT)
         return find_width_orders(
             self._supernet(), tokens_BT, self.options.width_method, self.options.seed,
@@ -246,9 +262,10 @@ class _Build:
 
     def _find_paths(self, ordered: Supernet) -> dict[str, DepthPath]:
         options = self.options
-        num_blocks = ordered.spec.num_blocks
-        protected = min(num_blocks, options.protect_first + options.protect_last)
-        fewest = options.min_blocks or max(num_blocks // 2, 1)
+        choices_BT = torch.from_numpy(self.tokens.choices_BT)
+        if self.tuned is not None:
+            return remeasured_paths(ordered, choices_BT, self.tuned.depth_paths)
+        fewest, first, last = options.depth_limits(ordered.spec.num_blocks)
         stored = self.writer.load_stage("depth_losses.json")
         known = losses_from_json(msgspec.json.decode(stored)) if stored else None
 
@@ -257,11 +274,11 @@ class _Build:
 
         return find_depth_paths(
             ordered,
-            torch.from_numpy(self.tokens.choices_BT),
+            choices_BT,
             options.depth_methods,
-            max(fewest, protected),
-            protect_first=min(options.protect_first, num_blocks),
-            protect_last=min(options.protect_last, num_blocks),
+            fewest,
+            protect_first=first,
+            protect_last=last,
             seed=options.seed,
             cache_bytes=self.memory.state_bytes,
             known=known,
@@ -301,7 +318,7 @@ class _Build:
         """Copy config and tokenizer; names of the files that belong to the tokenizer."""
         folder = self.source.folder
         self.writer.copy_file(folder / "config.json")
-        found = [name for name in _COMPANIONS if (folder / name).is_file()]
+        found = [name for name in COMPANIONS if (folder / name).is_file()]
         for name in found:
             self.writer.copy_file(folder / name)
         return tuple(found)

@@ -16,8 +16,8 @@ from pliant.measurement import Progress, silent
 from pliant.recipes.train_demo.config import DemoConfig
 from pliant.recipes.train_demo.corpus import prepare_corpus
 from pliant.recipes.train_demo.export import export_checkpoint
-from pliant.recipes.train_demo.interruption import StopRequest
 from pliant.recipes.train_demo.trainer import LOG_FILE, Trainer
+from pliant.tune import StopRequest
 
 
 def train_demo(config: DemoConfig, progress: Progress = silent) -> Path:

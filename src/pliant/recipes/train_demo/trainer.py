@@ -15,13 +15,12 @@ import torch
 from torch import distributed
 from torch.nn import functional
 
+from pliant import tune
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.recipes.train_demo.config import DemoConfig
 from pliant.recipes.train_demo.corpus import DemoCorpus
-from pliant.recipes.train_demo.interruption import StopRequest
-from pliant.recipes.train_demo.optimizer import FlatTensors, MuonAdam
-from pliant.recipes.train_demo.state import load_state, save_state
+from pliant.tune import FlatTensors, MuonAdam, StopRequest, load_state, save_state
 
 #: One JSON object per line, appended by the first process.
 LOG_FILE = "training_log.jsonl"
@@ -154,9 +153,7 @@ def fresh_model(config: DemoConfig) -> Supernet:
 
 def rate_factor(step: int, config: DemoConfig) -> float:
     """Share of the peak rates at a step: linear warm-up times a cosine down to `final_rate`."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps)
-    cosine = (1 + math.cos(math.pi * min(1.0, step / config.num_steps))) / 2
-    return warmup * (config.final_rate + (1 - config.final_rate) * cosine)
+    return tune.rate_factor(step, config.num_steps, config.warmup_steps, config.final_rate)
 
 
 def window_loss(model: Supernet, windows_BT: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,8 @@ class FlatTensors:
 
     def __init__(self, like: Mapping[str, torch.Tensor]) -> None:
         sizes = [tensor.numel() for tensor in like.values()]
-        self.flat = torch.zeros(sum(sizes))
+        device = next(iter(like.values())).device if like else None
+        self.flat = torch.zeros(sum(sizes), device=device)
         self.views = {
             name: piece.view_as(tensor)
             for (name, tensor), piece in zip(like.items(), self.flat.split(sizes), strict=True)

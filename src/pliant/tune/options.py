@@ -1,0 +1,90 @@
+"""`TuneOptions`: every number of a one-for-all tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pliant.errors import UsageError
+from pliant.tune.schedule import SCHEDULES, Schedule
+
+Precision = Literal["float32", "bfloat16"]
+
+#: Arithmetic of a tuning; weights and optimizer state are float32 in both.
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How shapes are tuned. Checked at construction; `UsageError` says what is wrong.
+
+    `batch_tokens` go into one optimizer step, `micro_tokens` of them through the network at a time,
+    in windows of `window_tokens`. A step takes the full shape, `random_shapes` others and the
+    smallest. The others learn `distill` x the full shape's words + (1 - `distill`) x the text, from
+    the teacher's `teacher_tokens` likeliest tokens. With `balance` each shape's gradient is scaled
+    by the full shape's loss over its own, within a factor of `balance_limit`.
+
+    Matrices are tuned by Muon at `matrix_rate`, the rest by Adam at `vector_rate`, both warmed up
+    over `warmup_steps` and falling by `schedule` to the share `final_rate`. `checkpointing` keeps
+    only the input of each block for the backward pass and computes the rest again.
+    """
+
+    steps: int
+    batch_tokens: int = 4096
+    micro_tokens: int = 1024
+    window_tokens: int = 256
+    random_shapes: int = 2
+    distill: float = 1.0
+    teacher_tokens: int = 128
+    balance: bool = True
+    balance_limit: float = 4.0
+    matrix_rate: float = 0.004
+    vector_rate: float = 0.001
+    schedule: Schedule = "cosine"
+    final_rate: float = 0.02
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    checkpointing: bool = False
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_tokens", "micro_tokens", "window_tokens", "teacher_tokens")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if self.window_tokens > min(self.batch_tokens, self.micro_tokens):
+            raise UsageError(
+                f"A window of {self.window_tokens} tokens does not fit into batches of "
+                f"{self.batch_tokens} taken {self.micro_tokens} at a time; use a shorter window."
+            )
+        if self.batch_tokens % self.window_tokens:
+            raise UsageError(
+                f"A batch of {self.batch_tokens} tokens does not divide into windows of "
+                f"{self.window_tokens}; use a multiple."
+            )
+        if self.random_shapes < 0 or not 0 <= self.distill <= 1 or self.balance_limit < 1:
+            raise UsageError(
+                f"random_shapes is 0 or more, distill lies in 0 .. 1 and balance_limit is 1 or "
+                f"more; found {self.random_shapes}, {self.distill} and {self.balance_limit}."
+            )
+        if min(self.matrix_rate, self.vector_rate, self.clip_norm) <= 0 or self.weight_decay < 0:
+            raise UsageError("Rates and clip_norm must be above 0, weight_decay not below.")
+        if not 0 <= self.final_rate <= 1 or self.warmup_steps < 0:
+            raise UsageError("final_rate lies in 0 .. 1, and warmup_steps is 0 or more.")
+        if self.schedule not in SCHEDULES or self.precision not in PRECISIONS:
+            raise UsageError(
+                f"There is no schedule {self.schedule!r} or no precision {self.precision!r}; "
+                f"there are {SCHEDULES} and {PRECISIONS}."
+            )
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows of one optimizer step."""
+        return self.batch_tokens // self.window_tokens
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows that go through the network together."""
+        return self.micro_tokens // self.window_tokens

@@ -1,0 +1,265 @@
+"""`ShapeTuner`: one process of a one-for-all tuning, from the first step or a saved one.
+
+Shape suffixes: B windows, T tokens, N predicted tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from pliant.data import Mixture
+from pliant.errors import UsageError
+from pliant.measurement import Progress, silent
+from pliant.models import Supernet
+from pliant.shape import SubnetShape
+from pliant.tune.distillation import ShapeLoss, Teacher, balance_factor, shape_loss
+from pliant.tune.interruption import StopRequest
+from pliant.tune.optimizer import FlatTensors, MuonAdam
+from pliant.tune.options import TuneOptions
+from pliant.tune.sandwich import NamedShape, Sampler
+from pliant.tune.schedule import rate_factor
+from pliant.tune.state import TrainingProgress, load_state, save_state
+from pliant.tune.workers import Workers
+
+#: One JSON object per step, appended by the first process: the unscaled loss of every shape.
+LOG_FILE = "tuning_log.jsonl"
+
+
+class ShapeTuner:
+    """A supernet whose weights are tuned in place, with optimizer and place in the run.
+
+    `sampler` names the shapes of each step. The first learns from the text and teaches the others,
+    which learn from its predictions of the same moment (in-place distillation, arXiv 1903.05134);
+    with a frozen `teacher` all of them learn from that model's full shape. Windows and shapes are
+    functions of the step alone, so a run resumed from `folder` ends in the bits of one that was
+    never stopped. `fingerprint` names all inputs; state of others is refused.
+    """
+
+    def __init__(
+        self,
+        model: Supernet,
+        sampler: Sampler,
+        mixture: Mixture,
+        options: TuneOptions,
+        *,
+        folder: Path | None = None,
+        fingerprint: str = "",
+        workers: Workers | None = None,
+        teacher: Supernet | None = None,
+    ) -> None:
+        self.model, self.options, self.workers = model, options, workers or Workers()
+        if options.windows_per_step % self.workers.count:
+            raise UsageError(
+                f"{options.windows_per_step} windows per step do not divide among "
+                f"{self.workers.count} processes; choose another number of batch tokens."
+            )
+        self._sampler, self._mixture, self._teacher = sampler, mixture, teacher
+        self._folder = folder
+        for name, weight in model.weights.items():
+            model.weights[name] = weight.detach().requires_grad_()
+        self._optimizer = MuonAdam(
+            model.weights,
+            frozenset({"embedding", "head"}),
+            self.workers.rank,
+            self.workers.count,
+        )
+        self._gradients = FlatTensors(model.weights)
+        for name, weight in model.weights.items():
+            weight.grad = self._gradients.views[name]
+        self.progress = TrainingProgress(0, 0, 0.0, fingerprint)
+        if folder is not None:
+            self.progress = load_state(folder, fingerprint, self._tensors())
+            if self.workers.is_first:
+                _shorten_log(folder / LOG_FILE, self.progress.step)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps were taken."""
+        return self.progress.step >= self.options.steps
+
+    def run(
+        self, stop: StopRequest | None = None, report: Progress = silent, save_seconds: float = 120
+    ) -> None:
+        """Take all steps that are left, saving now and then; on `stop` save and return early."""
+        stop = stop or StopRequest()
+        started = time.monotonic() - self.progress.seconds
+        saved = time.monotonic()
+        while not self.is_done:
+            stopped = self._step(stop.requested)
+            self.progress = replace(self.progress, seconds=time.monotonic() - started)
+            report("tuning", self.progress.step, self.options.steps)
+            last = stopped or self.is_done
+            if last or time.monotonic() - saved > save_seconds:
+                self._save()
+                saved = time.monotonic()
+            if stopped:
+                return
+
+    def _step(self, stop_requested: bool) -> bool:
+        """One optimizer step on all shapes of the sandwich; whether any process wants to stop."""
+        options, step = self.options, self.progress.step
+        shapes = self._sampler(step)
+        losses_S2 = self._accumulate_gradients(shapes)
+        summary = torch.cat([losses_S2.flatten(), torch.tensor([float(stop_requested)])])
+        summary = summary.to(self._gradients.flat.device, torch.float32)
+        self.workers.add(self._gradients.flat)
+        self.workers.add(summary)
+        norm = self._gradients.flat.norm().item()
+        if not math.isfinite(norm):
+            raise UsageError(
+                f"The gradient of step {step + 1} is not finite: the tuning diverged. Start again "
+                "with a lower rate, or in float32."
+            )
+        if norm > options.clip_norm:
+            self._gradients.flat.mul_(options.clip_norm / norm)
+        rate = rate_factor(
+            step, options.steps, options.warmup_steps, options.final_rate, options.schedule
+        )
+        self._optimizer.step(
+            step, rate * options.matrix_rate, rate * options.vector_rate, options.weight_decay,
+            self.workers.add if self.workers.count > 1 else None,
+        )  # fmt: skip
+        tokens = self.progress.tokens + options.batch_tokens
+        self.progress = replace(self.progress, step=step + 1, tokens=tokens)
+        if self._folder is not None and self.workers.is_first:
+            self._log(shapes, summary[:-1].view(-1, 2).tolist(), norm, rate)
+        return summary[-1].item() > 0
+
+    def _accumulate_gradients(self, shapes: Sequence[NamedShape]) -> torch.Tensor:
+        """Leave the mean gradient over shapes and this process's windows in `.grad`.
+
+        Returns objective and text loss of each shape, `[shapes, 2]`; both gradient and losses are
+        divided by the number of processes, so that sums over them are means.
+        """
+        options, workers = self.options, self.workers
+        length = options.window_tokens + 1
+        windows_BT = self._mixture.windows(self.progress.step, options.windows_per_step, length)
+        mine_BT = torch.from_numpy(windows_BT[workers.rank :: workers.count])
+        mine_BT = mine_BT.to(self.model.weights["embedding"].device)
+        self._gradients.flat.zero_()
+        losses_S2 = torch.zeros(len(shapes), 2)
+        for part_BT in mine_BT.split(options.windows_at_once):
+            part = len(part_BT) / len(mine_BT) / workers.count
+            losses_S2 += part * self._learn(shapes, part_BT, part / len(shapes))
+        return losses_S2
+
+    def _learn(
+        self, shapes: Sequence[NamedShape], windows_BT: torch.Tensor, weight: float
+    ) -> torch.Tensor:
+        """Add `weight` x the gradient of each shape on some windows; their losses `[shapes, 2]`."""
+        options = self.options
+        teacher = self._frozen_words(windows_BT)
+        losses: list[tuple[float, float]] = []
+        for place, named in enumerate(shapes):
+            teaches = place == 0 and len(shapes) > 1 and self._teacher is None and options.distill
+            found = self._loss(windows_BT, named.shape, teacher, bool(teaches))
+            losses.append((found.objective.item(), found.text_loss.item()))
+            factor = 1.0
+            if options.balance and place:
+                factor = balance_factor(losses[0][0], losses[-1][0], options.balance_limit)
+            (found.objective * (factor * weight)).backward()
+            teacher = found.teacher if teaches else teacher
+        return torch.tensor(losses)
+
+    def _loss(
+        self,
+        windows_BT: torch.Tensor,
+        shape: SubnetShape,
+        teacher: Teacher | None,
+        teaches: bool,
+    ) -> ShapeLoss:
+        options = self.options
+        with self._arithmetic(windows_BT.device):
+            hidden_BTD = hidden_states(self.model, windows_BT[:, :-1], shape, options.checkpointing)
+            return shape_loss(
+                self.model, hidden_BTD.flatten(0, 1), windows_BT[:, 1:].flatten(), teacher,
+                options.distill, options.teacher_tokens if teaches else 0,
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def _frozen_words(self, windows_BT: torch.Tensor) -> Teacher | None:
+        """What the frozen teacher, where there is one, says of some windows."""
+        if self._teacher is None or not self.options.distill:
+            return None
+        with self._arithmetic(windows_BT.device):
+            hidden_BTD = hidden_states(self._teacher, windows_BT[:, :-1], self._teacher.shape)
+            return shape_loss(
+                self._teacher, hidden_BTD.flatten(0, 1), windows_BT[:, 1:].flatten(),
+                teaches=self.options.teacher_tokens,
+            ).teacher  # fmt: skip
+
+    def _arithmetic(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(
+            device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
+        )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that a resumed run needs, by its name in the state file; live tensors."""
+        tensors = {f"weight.{name}": tensor for name, tensor in self.model.weights.items()}
+        tensors |= {f"momentum.{name}": t for name, t in self._optimizer.momentum.items()}
+        return tensors | {f"variance.{name}": t for name, t in self._optimizer.variance.items()}
+
+    def _save(self) -> None:
+        if self._folder is not None and self.workers.is_first:
+            save_state(self._folder, self.progress, self._tensors())
+
+    def _log(
+        self,
+        shapes: Sequence[NamedShape],
+        losses: Sequence[Sequence[float]],
+        norm: float,
+        rate: float,
+    ) -> None:
+        record: dict[str, Any] = {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "rate_factor": round(rate, 4),
+            "gradient_norm": round(norm, 4),
+            "seconds": round(self.progress.seconds, 1),
+            "shapes": [
+                {
+                    "shape": named.name,
+                    "objective": round(pair[0], 5),
+                    "text_nats": round(pair[1], 5),
+                }
+                for named, pair in zip(shapes, losses, strict=True)
+            ],
+        }
+        assert self._folder is not None
+        with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def hidden_states(
+    model: Supernet, tokens_BT: torch.Tensor, shape: SubnetShape, checkpointing: bool = False
+) -> torch.Tensor:
+    """What leaves the last block of a shape, `[B, T, D]`.
+
+    With `checkpointing` the backward pass runs each block again instead of remembering it.
+    """
+    hidden_BTD = model.embed(tokens_BT)
+    for block, groups, neurons in zip(shape.blocks, shape.groups, shape.neurons, strict=True):
+        if checkpointing:
+            hidden_BTD = checkpoint(
+                model.block, block, hidden_BTD, groups, neurons, use_reentrant=False
+            )
+        else:
+            hidden_BTD = model.block(block, hidden_BTD, groups, neurons)
+    return hidden_BTD
+
+
+def _shorten_log(path: Path, steps: int) -> None:
+    """Forget the lines of steps that a resumed run will take again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:steps]), encoding="utf-8")
