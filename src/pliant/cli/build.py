@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -52,6 +52,14 @@ Planes = Annotated[
         "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
     ),
 ]
+RoundingOption = Annotated[
+    Literal["feedback", "nearest"],
+    typer.Option(
+        "--rounding",
+        envvar="PLIANT_ROUNDING",
+        help="Round weights with error feedback on the calibration text, or each to nearest.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
 ]
@@ -65,6 +73,7 @@ def build(
     output_path: OutputPath,
     calibration: Calibration = None,
     planes: Planes = 8,
+    rounding: RoundingOption = "feedback",
     max_ram: MaxRam = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
@@ -79,7 +88,7 @@ def build(
         # Read by huggingface_hub when it is first imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
     _check_free(output_path, force)
-    plan = _plan(checkpoint, output_path, planes, max_ram)
+    plan = _plan(checkpoint, output_path, planes, max_ram, rounding)
     if dry_run:
         output.emit(plan, facts(_readable_plan(plan)))
         return
@@ -89,7 +98,7 @@ def build(
         f"about {format_bytes(plan['memory_bytes'])} of memory"
     )
     receipt = _build(
-        checkpoint, output_path, output, planes, seed,
+        checkpoint, output_path, output, {"planes": planes, "rounding": rounding, "seed": seed},
         calibration=calibration, max_ram=max_ram, replace=force,
     )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
@@ -102,7 +111,9 @@ def _check_free(path: Path, force: bool) -> None:
         raise UsageError(f"{path} exists already; give --force to replace it, or another name.")
 
 
-def _plan(source: str, output_path: Path, planes: int, max_ram: int | None) -> dict[str, Any]:
+def _plan(
+    source: str, output_path: Path, planes: int, max_ram: int | None, rounding: str
+) -> dict[str, Any]:
     """What a build will read and write; checks the whole checkpoint but its weights' values."""
     from pliant.artifact import tensor_file_plan
 
@@ -124,7 +135,11 @@ def _plan(source: str, output_path: Path, planes: int, max_ram: int | None) -> d
         "planes": planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": plan_memory(
-            spec, defaults.windows, min(defaults.window_tokens, spec.max_context), limit
+            spec,
+            defaults.windows,
+            min(defaults.window_tokens, spec.max_context),
+            limit,
+            feedback=rounding == "feedback",
         ).total,
     }
 
@@ -153,7 +168,7 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _build(
-    source: str, output_path: Path, output: Output, planes: int, seed: int, **arguments: Any
+    source: str, output_path: Path, output: Output, choices: dict[str, Any], **arguments: Any
 ) -> BuildReceipt:
     previous = signal.getsignal(signal.SIGTERM)
     with _stops_held_back():
@@ -162,7 +177,7 @@ def _build(
 
         # A service stops jobs by SIGTERM; both ends are the same orderly, resumable stop.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = BuildOptions(planes=planes, seed=seed)
+    options = BuildOptions(**choices)
     try:
         with output.progress() as progress:
             return build_artifact(
