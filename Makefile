@@ -31,6 +31,7 @@ native: $(INSTALLED)  ## build the extension again
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
+	$(BIN)/python benchmarks/bits.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/build_memory.py

@@ -74,5 +74,5 @@ def check_enough(spec: ModelSpec, num_tokens: int) -> None:
 def moment_bytes(spec: ModelSpec) -> int:
     """Bytes of the fp64 moments of one block and of factorizing the largest of them."""
     widths = (spec.hidden_size, spec.num_heads * spec.head_dim, spec.hidden_size, spec.ffn_size)
-    # The damped copy, its factor, the inverse, and what the library works in.
-    return 8 * (sum(width**2 for width in widths) + 4 * max(widths) ** 2)
+    # The damped copy, its factor, the inverse, its triangle, and two that the library works in.
+    return 8 * (sum(width**2 for width in widths) + 6 * max(widths) ** 2)
