@@ -36,6 +36,7 @@ arm: $(BIN)/cmake  ## the kernels cross-compiled for 64-bit ARM and run by qemu
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
+	$(BIN)/python benchmarks/bits.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py

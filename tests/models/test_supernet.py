@@ -149,14 +149,16 @@ def test_pieces_make_the_whole(net: Supernet) -> None:
 
 
 @torch.no_grad()
-def test_observer_sees_the_inputs_of_o_and_down(net: Supernet) -> None:
+def test_observer_sees_the_inputs_of_every_matrix(net: Supernet) -> None:
     seen: dict[str, torch.Tensor] = {}
     hidden = net.embed(tokens())
     plain = net.block(1, hidden, 2, 9)
     observed = net.block(1, hidden, 2, 9, observe=seen.__setitem__)
     assert torch.equal(plain, observed)
     assert {name: tuple(x.shape) for name, x in seen.items()} == {
+        "q": (2, 17, net.spec.hidden_size),
         "o": (2, 17, 2 * 2 * 6),
+        "gate": (2, 17, net.spec.hidden_size),
         "down": (2, 17, 9),
     }
     # Silencing what `o` and `down` see leaves only what their biases say.

@@ -60,8 +60,12 @@ def test_the_artifact_holds_the_ordered_model_and_the_engine_computes_it(
             continue
         decoded = codecs["uniform"].decode(stored_matrix(artifact, name), 8)
         stored[name] = torch.from_numpy(decoded)
-        # Half a step of 1/128 of the largest weight, whose scale may be stretched by 3.5 %.
-        assert (stored[name] - weight).abs().max() <= 0.5 * 1.036 * weight.abs().max() / 128
+        if name.startswith("blocks."):
+            # With error feedback a weight may be far off, since others make up for it.
+            assert (stored[name] - weight).norm() <= 0.1 * weight.norm()
+        else:
+            # Half a step of 1/128 of the largest weight; its scale may be stretched by 3.5 %.
+            assert (stored[name] - weight).abs().max() <= 0.5 * 1.036 * weight.abs().max() / 128
 
     tokens = np.random.default_rng(0).integers(artifact.spec.vocab_size, size=60)
     with Engine(
@@ -73,6 +77,33 @@ def test_the_artifact_holds_the_ordered_model_and_the_engine_computes_it(
         expected = Supernet.from_tensors(artifact.spec, stored)(torch.from_numpy(tokens)[None])[0]
     # The same sums in another order: fp32 rounding, through four blocks.
     np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_rounding_to_nearest_looks_at_no_text(random_checkpoint: Path, tmp_path: Path) -> None:
+    options = BuildOptions(windows=4, window_tokens=64, rounding="nearest")
+    build(random_checkpoint, tmp_path / "nearest.pliant", options=options)
+    artifact = Artifact.open(tmp_path / "nearest.pliant")
+    ordered = Supernet.from_checkpoint(Checkpoint.open(random_checkpoint))
+    assert artifact.manifest.orders is not None
+    ordered.permute(artifact.manifest.orders)
+    for name, weight in ordered.weights.items():
+        if weight.ndim == 2:
+            expected = codecs["uniform"].encode(weight.numpy())
+            for plane, content in zip(artifact.planes(name), expected.planes, strict=True):
+                np.testing.assert_array_equal(plane, content)
+
+
+def test_too_few_tokens_for_error_feedback_are_refused(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"Calibration has 8 tokens; error feedback needs \d+"):
+        build(
+            random_checkpoint, tmp_path / "x.pliant",
+            options=BuildOptions(windows=2, window_tokens=4),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="There is no rounding 'up'"):
+        BuildOptions(rounding="up")  # type: ignore[arg-type]
 
 
 def test_orders_paths_and_sensitivities_are_recorded(random_artifact: Path) -> None:

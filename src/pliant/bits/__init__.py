@@ -1,6 +1,7 @@
 """How a matrix becomes nested bit-planes: layout, codecs, bit plans (NumPy only)."""
 
-from pliant.bits.codec import Codec, EncodedMatrix
+from pliant.bits.codec import Codec, CompensatedCodec, EncodedMatrix
+from pliant.bits.feedback import ErrorFeedback
 from pliant.bits.layout import (
     CHUNK_BYTES,
     CHUNK_COLUMNS,
@@ -29,7 +30,9 @@ __all__ = [
     "BitPlan",
     "BlockBits",
     "Codec",
+    "CompensatedCodec",
     "EncodedMatrix",
+    "ErrorFeedback",
     "UniformCodec",
     "ceil_div",
     "codecs",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.bits.feedback import ErrorFeedback
 from pliant.bits.layout import plane_bytes, scale_bytes
 
 
@@ -83,3 +84,13 @@ class Codec(Protocol):
         This is the reference of the kernels: the prefix of rows and columns is read, and of the
         planes nothing beyond the first `planes`. `UsageError` where more is asked than is stored.
         """
+
+
+@runtime_checkable
+class CompensatedCodec(Codec, Protocol):
+    """A codec that can also choose codes by their effect on the output of the matrix."""
+
+    def encode_compensated(
+        self, weight_OI: NDArray[np.float32], feedback: ErrorFeedback, name: str = "matrix"
+    ) -> EncodedMatrix:
+        """As `encode`, rounding columns by `feedback.sweep`; decoded in the same way."""

@@ -13,12 +13,15 @@ K prefixes of planes whose error counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bits.codec import EncodedMatrix
+from pliant.bits.feedback import ErrorFeedback
+from pliant.bits.joint_rounding import JointRounding
 from pliant.bits.layout import (
     CHUNK_BYTES,
     CHUNK_COLUMNS,
@@ -35,6 +38,11 @@ from pliant.errors import CheckpointError, UsageError
 
 #: Weights encoded at once: their fp32 values and two temporaries stay within 1 MiB of L2.
 _BLOCK_WEIGHTS = 64 * 1024
+#: With error feedback each column is a step in Python, so more rows at once are better; the fp64
+#: copies of 7 levels of them take 56 MiB.
+_COMPENSATED_WEIGHTS = 2**20
+#: Codes `[O, chunks * 32]` and scales `[O, G]` of a padded block `[O, G, 64]` of so many columns.
+QuantizeBlock = Callable[[NDArray[np.float32], int], tuple[NDArray[np.uint8], NDArray[np.float16]]]
 #: Scale candidates in units of max|w| / 128. None clips, so 8 planes are within half a step.
 _STRETCHES = (1.0, 1.01, 1.02, 1.035)
 #: Added where few planes are stored: clipping the largest weights pays up to there, measured.
@@ -72,14 +80,42 @@ class UniformCodec:
 
         Works in a few MiB beside the result. NaN or infinity raise `CheckpointError` with `name`.
         """
+        return self._encode(weight_OI, name, self._quantize_block, _BLOCK_WEIGHTS)
+
+    def encode_compensated(
+        self, weight_OI: NDArray[np.float32], feedback: ErrorFeedback, name: str = "matrix"
+    ) -> EncodedMatrix:
+        """As `encode`, with codes that make up for each other's errors at the output.
+
+        `feedback` is of the inputs of this matrix. All prefixes are chosen for together
+        (`JointRounding`); large weights may be clipped where that pays.
+        """
+        joint = JointRounding(self.planes, feedback)
+
+        def quantize_block(
+            weight_OGC: NDArray[np.float32], columns: int
+        ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+            code_OI, scale_OG = joint.encode(weight_OGC, columns)
+            return code_OI[:, : num_chunks(columns) * CHUNK_COLUMNS], scale_OG
+
+        return self._encode(weight_OI, name, quantize_block, _COMPENSATED_WEIGHTS)
+
+    def _encode(
+        self,
+        weight_OI: NDArray[np.float32],
+        name: str,
+        quantize_block: QuantizeBlock,
+        block_weights: int,
+    ) -> EncodedMatrix:
+        """Planes and scales, `block_weights` weights in whole tiles at a time."""
         rows, columns = weight_OI.shape
         planes = [np.empty(plane_bytes(rows, columns), np.uint8) for _ in range(self.planes)]
         scales = np.empty(scale_bytes(rows, columns) // 2, np.uint16)
         plane_tile, scale_tile = (size // num_tiles(rows) for size in (planes[0].size, scales.size))
-        tiles_at_once = max(1, _BLOCK_WEIGHTS // (TILE_ROWS * columns))
+        tiles_at_once = max(1, block_weights // (TILE_ROWS * columns))
         for tile in range(0, num_tiles(rows), tiles_at_once):
             block_OI = weight_OI[tile * TILE_ROWS : (tile + tiles_at_once) * TILE_ROWS]
-            code_OI, scale_OG = self._quantize_block(_padded(block_OI, name), columns)
+            code_OI, scale_OG = quantize_block(_padded(block_OI, name), columns)
             end = tile + code_OI.shape[0] // TILE_ROWS
             for plane, packed in zip(planes, pack_planes(code_OI, self.planes), strict=True):
                 plane[tile * plane_tile : end * plane_tile] = packed

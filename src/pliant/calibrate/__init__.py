@@ -2,6 +2,7 @@
 
 from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
+from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders
 from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
 from pliant.calibrate.statistics import (
@@ -15,19 +16,23 @@ from pliant.calibrate.statistics import (
 __all__ = [
     "BATCH_SIZE",
     "CACHE_BYTES",
+    "SHARED_INPUTS",
     "BlockStatistics",
     "CalibrationStream",
     "DepthEvaluator",
     "EncodedSource",
+    "MomentStream",
     "block_order",
     "calibration_tokens",
     "channel_statistics",
+    "check_enough",
     "decode_matrix",
     "find_depth_paths",
     "find_width_orders",
     "gradient_statistics",
     "mean_loss",
     "measure_sensitivities",
+    "moment_bytes",
     "remeasured_paths",
     "stream_statistics",
 ]

@@ -72,9 +72,11 @@ class CalibrationStream:
 
 
 class _Moments(dict[str, ChannelStatistics]):
-    """Statistics by the name of the matrix, merged batch by batch."""
+    """Statistics of the inputs of `o` and `down` by name, merged batch by batch."""
 
     def observe(self, name: str, inputs_BTI: torch.Tensor) -> None:
+        if name not in _CONSUMERS:
+            return
         inputs_NI = inputs_BTI.flatten(0, 1)
         rows = max(1, _VALUES_AT_ONCE // inputs_NI.shape[1])
         for part_NI in inputs_NI.split(rows):

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -71,6 +71,14 @@ TuneText = Annotated[
         help="UTF-8 text to tune on, or .txt.xz; repeatable.",
     ),
 ]
+RoundingOption = Annotated[
+    Literal["feedback", "nearest"],
+    typer.Option(
+        "--rounding",
+        envvar="PLIANT_ROUNDING",
+        help="Round weights with error feedback on the calibration text, or each to nearest.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
 ]
@@ -84,6 +92,7 @@ def build(
     output_path: OutputPath,
     calibration: Calibration = None,
     planes: Planes = 8,
+    rounding: RoundingOption = "feedback",
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
     max_ram: MaxRam = None,
@@ -101,7 +110,8 @@ def build(
     _check_free(output_path, force)
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
-    plan = _plan(checkpoint, output_path, planes, max_ram, tune_steps)
+    choices: dict[str, Any] = {"planes": planes, "rounding": rounding, "seed": seed}
+    plan = _plan(checkpoint, output_path, choices, max_ram, tune_steps)
     if dry_run:
         output.emit(plan, facts(_readable_plan(plan)))
         return
@@ -111,7 +121,7 @@ def build(
         f"about {format_bytes(plan['memory_bytes'])} of memory"
     )
     receipt = _build(
-        checkpoint, output_path, output, planes, seed, tune_steps, tune_text,
+        checkpoint, output_path, output, choices, tune_steps, tune_text or [],
         calibration=calibration, max_ram=max_ram, replace=force,
     )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
@@ -130,7 +140,7 @@ def _check_free(path: Path, force: bool) -> None:
 
 
 def _plan(
-    source: str, output_path: Path, planes: int, max_ram: int | None, tune_steps: int
+    source: str, output_path: Path, choices: dict[str, Any], max_ram: int | None, tune_steps: int
 ) -> dict[str, Any]:
     """What a build will read and write; checks the whole checkpoint but its weights' values."""
     from pliant.artifact import tensor_file_plan
@@ -142,12 +152,14 @@ def _plan(
     from pliant.subnet import Subnet
     from pliant.tune import TuneOptions, tuning_memory
 
-    defaults = BuildOptions()
+    options = BuildOptions(**choices)
     limit = None if max_ram is None else MemoryLimit(max_ram)
     spec = checkpoint.spec
-    files = tensor_file_plan(spec, planes)
-    windows = min(defaults.window_tokens, spec.max_context)
-    memory_bytes = plan_memory(spec, defaults.windows, windows, limit).total
+    files = tensor_file_plan(spec, options.planes)
+    memory_bytes = plan_memory(
+        spec, options.windows, min(options.window_tokens, spec.max_context), limit,
+        feedback=options.rounding == "feedback",
+    ).total  # fmt: skip
     if tune_steps:
         memory_bytes = max(memory_bytes, tuning_memory(spec, TuneOptions(steps=tune_steps)).total)
     return {
@@ -155,7 +167,7 @@ def _plan(
         "artifact": str(output_path),
         "architecture": spec.architecture,
         "parameters": Subnet.full(spec).num_parameters,
-        "planes": planes,
+        "planes": options.planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
     }
@@ -189,10 +201,9 @@ def _build(
     source: str,
     output_path: Path,
     output: Output,
-    planes: int,
-    seed: int,
+    choices: dict[str, Any],
     tune_steps: int,
-    tune_text: list[Path] | None,
+    tune_text: list[Path],
     **arguments: Any,
 ) -> BuildReceipt:
     with stops_held_back():
@@ -200,14 +211,14 @@ def _build(
         from pliant.recipes.build import build as build_artifact
         from pliant.recipes.one_for_all import build_tuned
         from pliant.tune import TuneOptions
-    options = BuildOptions(planes=planes, seed=seed)
+    options = BuildOptions(**choices)
     with resumable_stops(), output.progress() as progress:
         if not tune_steps:
             return build_artifact(
                 source, output_path, options=options, progress=progress, **arguments
             )
         return build_tuned(
-            source, output_path, tune_text or [], TuneOptions(steps=tune_steps, seed=seed),
+            source, output_path, tune_text, TuneOptions(steps=tune_steps, seed=options.seed),
             options=options, progress=progress, note=output.note, **arguments,
         )  # fmt: skip
 

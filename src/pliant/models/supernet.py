@@ -24,7 +24,8 @@ from pliant.shape import SubnetShape
 from pliant.shape.orders import WidthOrders
 from pliant.spec import Activation, ModelSpec
 
-#: Called with a name ("o" or "down") and the tensor that is about to enter that matrix.
+#: Called with a name and the tensor that is about to enter that matrix: "q" (which `k` and `v`
+#: share), "o", "gate" (which `up` shares) or "down".
 Observer = Callable[[str, torch.Tensor], None]
 
 #: Standard deviation of fresh weights (GPT-2); outputs onto the residual stream get less.
@@ -128,7 +129,7 @@ class Supernet:
         """What block `index` of the dense model makes of a hidden state `[B, T, D]`.
 
         Only its first `groups` KV groups and `neurons` neurons take part (default: all stored).
-        `observe("o", x)` and `observe("down", x)` see the inputs of those matrices, `[B, T, I]`.
+        `observe("q", x)`, then for "o", "gate" and "down", sees their inputs, `[B, T, I]`.
         """
         weights = self.block_weights(index, groups, neurons)
         mixed_BTD = self._attention(index, weights, hidden_BTD, cache, observe)
@@ -170,6 +171,8 @@ class Supernet:
     ) -> torch.Tensor:
         spec = self.spec
         normed_BTD = self._norm(hidden_BTD, weights["attention_norm"])
+        if observe:
+            observe("q", normed_BTD)
 
         query_BTNH, key_BTGH, value_BTGH = (
             _linear(weights, matrix, normed_BTD).view(*normed_BTD.shape[:2], -1, spec.head_dim)
@@ -203,6 +206,8 @@ class Supernet:
         observe: Observer | None,
     ) -> torch.Tensor:
         normed_BTD = self._norm(hidden_BTD, weights["mlp_norm"])
+        if observe:
+            observe("gate", normed_BTD)
         gate_BTF = _activate(self.spec.activation, _linear(weights, "gate", normed_BTD))
         gated_BTF = gate_BTF * _linear(weights, "up", normed_BTD)
         if observe:

@@ -28,6 +28,7 @@ from pliant.artifact import (
 )
 from pliant.bits import EncodedMatrix, codecs
 from pliant.calibrate import (
+    check_enough,
     find_depth_paths,
     find_width_orders,
     measure_sensitivities,
@@ -45,6 +46,7 @@ from pliant.measurement import (
 )
 from pliant.models import Checkpoint, Supernet, streamed_supernet
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
+from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
 from pliant.recipes.tuned_checkpoint import TuningRecord, read_record
 from pliant.runtime import Engine, Tokenizer
@@ -75,13 +77,15 @@ Value = TypeVar("Value")
 class BuildOptions:
     """Everything that decides the bytes of an artifact, beside checkpoint and calibration text.
 
-    `min_blocks` is the fewest blocks a depth path keeps (None: half of them). `windows` windows of
-    `window_tokens` tokens each (at most the context) find the orders, as many others choose depths
-    and measure sensitivities.
+    `rounding` is `feedback`, where the errors of weights make up for each other on the calibration
+    text, or `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
+    keeps (None: half of them). `windows` windows of `window_tokens` tokens each (at most the
+    context) find the orders and moments, as many others choose depths and measure sensitivities.
     """
 
     planes: int = 8
     codec: str = "uniform"
+    rounding: Rounding = "feedback"
     width_method: WidthMethod = "flap"
     depth_methods: tuple[DepthMethod, ...] = ("amoeba", "greedy")
     min_blocks: int | None = None
@@ -102,6 +106,8 @@ class BuildOptions:
             raise UsageError(f"{self.planes} planes asked for; an artifact stores 1 to 8.")
         if self.codec not in codecs:
             raise UsageError(f"There is no codec {self.codec!r}; choose one of {sorted(codecs)}.")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"There is no rounding {self.rounding!r}; there are {ROUNDINGS}.")
         if self.width_method not in WIDTH_METHODS:
             raise UsageError(
                 f"There is no width score {self.width_method!r}; there are {WIDTH_METHODS}."
@@ -168,7 +174,10 @@ def build(
         source.spec, tokenizer, calibration, options.windows, options.window_tokens, options.seed
     )
     sequences, length = tokens.orders_BT.shape
-    memory = plan_memory(source.spec, sequences, length, _limit(max_ram))
+    feedback = options.rounding == "feedback"
+    if feedback:
+        check_enough(source.spec, tokens.orders_BT.size)
+    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), feedback=feedback)
     fingerprint = source.fingerprint
     tuned = read_record(source.folder, source.spec)
     inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
@@ -289,17 +298,18 @@ class _Build:
     def _write_weights(self, ordered: Supernet) -> None:
         """Encode every matrix that is not on disk yet, block by block."""
         codec = codecs[self.options.codec].with_planes(self.options.planes)
-        shapes = ordered.spec.tensors()
-        for done, (name, shape) in enumerate(shapes.items()):
-            self.progress("encoding", done, len(shapes))
-            if self.writer.is_done(name):
-                continue
-            weight = ordered.weights[name].numpy()
-            if len(shape) == 2:
-                self.writer.write_matrix(name, codec.encode(weight, name))
+        tokens_BT = torch.from_numpy(self.tokens.orders_BT)
+        names = list(ordered.spec.tensors())
+        left = [name for name in names if not self.writer.is_done(name)]
+        done = len(names) - len(left)
+        self.progress("encoding", done, len(names))
+        for name, value in encoded_matrices(ordered, left, codec, self.options.rounding, tokens_BT):
+            if isinstance(value, EncodedMatrix):
+                self.writer.write_matrix(name, value)
             else:
-                self.writer.write_vector(name, weight)
-        self.progress("encoding", len(shapes), len(shapes))
+                self.writer.write_vector(name, value)
+            done += 1
+            self.progress("encoding", done, len(names))
 
     def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pliant.calibrate import moment_bytes
 from pliant.errors import OutOfSpaceError
 from pliant.measurement import MemoryLimit, format_bytes
 from pliant.models import weight_units
@@ -18,6 +19,9 @@ _BASE_BYTES = 400 * 2**20
 _STATES = 10
 #: A matrix being encoded: as read, as permuted, its codes and planes.
 _COPIES_OF_LARGEST = 3
+#: A few rows being rounded with error feedback: fp64 copies of 7 levels of 2^20 weights, errors of
+#: candidates beside them; at least a tile of rows.
+_ROUNDING_BYTES = 128 * 2**20
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +44,16 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_memory(
-    spec: ModelSpec, sequences: int, length: int, limit: MemoryLimit | None = None
+    spec: ModelSpec,
+    sequences: int,
+    length: int,
+    limit: MemoryLimit | None = None,
+    *,
+    feedback: bool = False,
 ) -> MemoryPlan:
     """The memory of a build on `sequences` windows of `length` tokens each.
+
+    `feedback` says whether matrices are rounded with error feedback, which holds moments.
 
     Without a limit the whole dense model is held in fp32. Under a limit what is left after all
     else holds weights; `OutOfSpaceError` names the smallest limit that works.
@@ -52,6 +63,9 @@ def plan_memory(
     vocabulary = 4 * spec.vocab_size * spec.hidden_size
     activations = _STATES * 4 * sequences * length * spec.hidden_size
     working = _LOGIT_BYTES + _COPIES_OF_LARGEST * max(largest, vocabulary)
+    if feedback:
+        # Never at the same time as logits, the vocabulary or sensitivities.
+        working = max(working, moment_bytes(spec) + _ROUNDING_BYTES + _COPIES_OF_LARGEST * largest)
     plan = MemoryPlan(
         base=_BASE_BYTES, activations=activations, working=working, weights=sum(units.values())
     )
