@@ -57,6 +57,7 @@ RoundingOption = Annotated[
     typer.Option(
         "--rounding",
         envvar="PLIANT_ROUNDING",
+        metavar="feedback|nearest",
         help="Round weights with error feedback on the calibration text, or each to nearest.",
     ),
 ]
