@@ -26,7 +26,8 @@ void planes_int8(const PlaneMatrix& matrix, const Int8Activations& x, int tile_b
 size_t planes_int8_scratch(const PlaneMatrix& matrix, int tokens) {
   const size_t few =
       2 * sizeof(float) * size_t(matrix.groups()) * size_t(std::min(tokens, kMostFewTokensAvx2));
-  return std::max(few, token_blocks_scratch_avx2(matrix, tokens));
+  // One token is few for every number of planes.
+  return tokens == 1 ? few : std::max(few, token_blocks_scratch_avx2(matrix, tokens));
 }
 
 using Vectors = VectorKernels<Avx2>;

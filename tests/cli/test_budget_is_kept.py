@@ -35,5 +35,6 @@ def test_scratch_is_what_the_engine_takes(pristine: Path, cut: str, tokens: int)
         cache = engine.new_cache(128)
         engine.forward_chunk([Chunk(np.zeros(tokens, np.int32), cache)])
         held = engine.memory()["scratch"]
-    assert held <= 1.2 * cost.scratch_bytes + 64_000
+    # The largest buffers of a kernel: AVX2 keeps 64 KiB of codes and packs the activations.
+    assert held <= 1.2 * cost.scratch_bytes + 96_000
     assert held >= 0.5 * (cost.scratch_bytes - 4 * subnet.spec.vocab_size)

@@ -76,7 +76,8 @@ RoundingOption = Annotated[
     typer.Option(
         "--rounding",
         envvar="PLIANT_ROUNDING",
-        help="Round weights with error feedback on the calibration text, or each to nearest.",
+        metavar="METHOD",
+        help="`feedback` on the calibration text, or each weight to `nearest`.",
     ),
 ]
 Offline = Annotated[
