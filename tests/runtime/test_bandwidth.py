@@ -29,11 +29,6 @@ def test_no_rounds_are_refused() -> None:
         bandwidth.read_rate(1, rounds=0)
 
 
-def test_without_a_number_the_cores_are_used() -> None:
-    assert bandwidth.usable_threads(None) >= 1
-    assert bandwidth.usable_threads(3) == 3
-
-
 def test_it_reads_more_than_the_largest_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,9 @@ from pliant.measurement import (
     silent,
 )
 from pliant.runtime import Chunk
-from pliant.runtime.bandwidth import read_rate, usable_threads
+from pliant.runtime.bandwidth import read_rate
 from pliant.runtime.engine import Engine
+from pliant.runtime.threads import usable_threads
 from pliant.subnet import Subnet
 
 #: Relative difference of the two probes above which the figures between them are doubtful.

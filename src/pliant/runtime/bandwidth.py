@@ -9,6 +9,7 @@ import psutil
 from pliant import _native
 from pliant.errors import UsageError
 from pliant.measurement import Measurement, parse_bytes
+from pliant.runtime.threads import usable_threads
 
 #: Far beyond the caches of most machines.
 _LEAST_BYTES = 2**28
@@ -31,18 +32,6 @@ def read_rate(threads: int, rounds: int = 5) -> Measurement:
     conditions = "1 thread" if threads == 1 else f"{threads} threads"
     rates = [size / second / 1e9 for second in seconds]
     return Measurement.of(rates, "GB/s", "read bandwidth", conditions)
-
-
-def usable_threads(asked: int | None) -> int:
-    """`asked` threads, or the physical cores; `UsageError` where no engine can have as many."""
-    if asked is None:
-        return _native.default_threads()
-    if not 1 <= asked <= _native.MAX_THREADS:
-        raise UsageError(
-            f"{asked} threads were asked for; use 1 to {_native.MAX_THREADS}, "
-            f"best {_native.default_threads()} on this machine."
-        )
-    return asked
 
 
 def probe_bytes() -> int:

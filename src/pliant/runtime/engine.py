@@ -18,6 +18,7 @@ from pliant import _native
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.chunk import Chunk
+from pliant.runtime.threads import usable_threads
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
@@ -100,7 +101,7 @@ class Engine:
         if artifact.spec != subnet.spec:
             raise UsageError("The subnet was cut for another model; cut it from this artifact.")
         self._subnet = subnet
-        self._threads = _checked_threads(threads)
+        self._threads = usable_threads(threads)
         self._kernels = _kernel_path()
         config = _config(subnet.spec, self._threads, activations, cache_type)
         if preload not in ("none", "ahead", "all", "lock"):
@@ -272,17 +273,6 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        return _native.default_threads()
-    if not 1 <= threads <= _native.MAX_THREADS:
-        raise UsageError(
-            f"{threads} threads were asked for; use 1 to {_native.MAX_THREADS}, "
-            f"best {_native.default_threads()} on this machine."
-        )
-    return threads
 
 
 def _kernel_path() -> str:
