@@ -30,9 +30,9 @@ struct LoadOnce : Avx2 {
 constexpr int kVectorBytes = 4 * Simd::kLanes;
 constexpr int kGroupBytes = 2 * kChunkBytes;
 
-// Far enough to hide a memory access behind the groups in between (measured:
-// benchmarks/layout.py).
-constexpr size_t kPrefetchBytes = 2048;
+// Bytes fetched ahead of use, over all planes together: enough to hide a memory access, since one
+// stream moves on the slower the more there are beside it (measured: benchmarks/layout.py).
+constexpr size_t kPrefetchBytes = 4096;
 
 constexpr int kVectors = 2;  // of rows at a time
 
@@ -200,7 +200,7 @@ void multiply_tile(const PlaneMatrix& matrix, int tile, const Token& token, floa
   alignas(64) float sums[kTileRows] = {};
   const int num_whole = matrix.chunks() / 2;
   for (int group = 0; group < num_whole; ++group) {
-    const size_t ahead = size_t(group) * kGroupBytes + kPrefetchBytes;
+    const size_t ahead = size_t(group) * kGroupBytes + kPrefetchBytes / kPlanes;
     unroll<kPlanes>([&](auto plane) PLIANT_BODY {
       unroll<kGroupBytes / 64>([&](auto line) PLIANT_BODY {
         _mm_prefetch(planes[plane] + ahead + line * 64, _MM_HINT_T0);

@@ -105,7 +105,8 @@ def header_length(file, source):
     length = int.from_bytes(content[:8], "little")
     value = source.choice((0, 1, length - 1, length + 1, length + 64, len(content), 1 << 24,
                            (1 << 32) + length, (1 << 63) + length, (1 << 64) - 1))  # fmt: skip
-    write(file, value.to_bytes(8, "little") + content[8:])
+    # Of a length that was damaged before, the neighbours may not fit into 64 bits.
+    write(file, (value % (1 << 64)).to_bytes(8, "little") + content[8:])
 
 
 def edit_json(file, source):
