@@ -1,37 +1,8 @@
-// The table of the AVX-VNNI path: AVX2 but for the integer products.
-#include "kernels/attention.h"
-#include "kernels/coefficients.h"
-#include "kernels/paths.h"
-#include "kernels/planes_avx2.h"
-#include "kernels/planes_int8.h"
-#include "kernels/simd_avxvnni.h"
-#include "kernels/ternary.h"
-#include "kernels/vectors.h"
+// The AVX-VNNI path.
+#include "kernels/avxvnni_kernels.h"
 
 namespace pliant {
-namespace {
-using Vectors = VectorKernels<Avx2>;
-}
 
-const Kernels kAvxVnniKernels = {
-    "avxvnni",
-    Vectors::quantize,
-    planes_int8<AvxVnni>,
-    planes_int8_scratch<AvxVnni>,
-    planes_f32_avx2,
-    Vectors::sum_scales,
-    decode_row_by_lanes,
-    Vectors::rms_norm,
-    Vectors::norm_quantize,
-    Vectors::rotate,
-    Vectors::gated,
-    Vectors::add,
-    Vectors::store,
-    attend<Avx2>,
-    coefficients_int8<AvxVnni>,
-    coefficients_f32<Avx2>,
-    coefficients_row,
-    ternary_int8<AvxVnni>,
-};
+const Kernels kAvxVnniKernels = avxvnni_kernels("avxvnni");
 
 }  // namespace pliant

@@ -207,21 +207,22 @@ def _build(
     tune_text: list[Path],
     **arguments: Any,
 ) -> BuildReceipt:
-    with stops_held_back():
-        from pliant.recipes.build import BuildOptions
-        from pliant.recipes.build import build as build_artifact
-        from pliant.recipes.one_for_all import build_tuned
-        from pliant.tune import TuneOptions
-    options = BuildOptions(**choices)
-    with resumable_stops(), output.progress() as progress:
-        if not tune_steps:
-            return build_artifact(
-                source, output_path, options=options, progress=progress, **arguments
-            )
-        return build_tuned(
-            source, output_path, tune_text, TuneOptions(steps=tune_steps, seed=options.seed),
-            options=options, progress=progress, note=output.note, **arguments,
-        )  # fmt: skip
+    with resumable_stops():
+        with stops_held_back():
+            from pliant.recipes.build import BuildOptions
+            from pliant.recipes.build import build as build_artifact
+            from pliant.recipes.one_for_all import build_tuned
+            from pliant.tune import TuneOptions
+        options = BuildOptions(**choices)
+        with output.progress() as progress:
+            if not tune_steps:
+                return build_artifact(
+                    source, output_path, options=options, progress=progress, **arguments
+                )
+            return build_tuned(
+                source, output_path, tune_text, TuneOptions(steps=tune_steps, seed=options.seed),
+                options=options, progress=progress, note=output.note, **arguments,
+            )  # fmt: skip
 
 
 @contextmanager

@@ -127,15 +127,16 @@ def tune_shapes(
         f"tuning {plan['parameters']:,} parameters on {steps * batch_tokens:,} tokens, "
         f"about {format_bytes(plan['memory_bytes'])} of memory"
     )
-    with stops_held_back():
-        from pliant.recipes.one_for_all import tune_shapes as tune
-        from pliant.tune import TuneOptions
-    with resumable_stops(), output.progress() as progress:
-        receipt = tune(
-            checkpoint, output_path, texts, TuneOptions(**settings),
-            calibration=calibration, device=device, max_ram=max_ram, replace=force,
-            progress=progress, note=output.note,
-        )  # fmt: skip
+    with resumable_stops():
+        with stops_held_back():
+            from pliant.recipes.one_for_all import tune_shapes as tune
+            from pliant.tune import TuneOptions
+        with output.progress() as progress:
+            receipt = tune(
+                checkpoint, output_path, texts, TuneOptions(**settings),
+                calibration=calibration, device=device, max_ram=max_ram, replace=force,
+                progress=progress, note=output.note,
+            )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt), facts(_readable_receipt(receipt)))
 
 
