@@ -65,7 +65,7 @@ def test_products_and_attention_equal_counts_of_the_supernet(
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_weights_and_cache_are_those_of_the_subnet(
     subnets: Callable[[], st.SearchStrategy[Subnet]], data: st.DataObject
 ) -> None:
@@ -85,7 +85,7 @@ def test_weights_and_cache_are_those_of_the_subnet(
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_chunks_do_the_work_of_one_prompt(
     subnets: Callable[[], st.SearchStrategy[Subnet]], data: st.DataObject
 ) -> None:
@@ -98,7 +98,7 @@ def test_chunks_do_the_work_of_one_prompt(
 
 
 @given(st.data(), st.sampled_from(["planes", "tokens", "cached", "sequences", "depth"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_more_of_anything_costs_no_less(
     subnets: Callable[[], st.SearchStrategy[Subnet]], data: st.DataObject, grown: str
 ) -> None:

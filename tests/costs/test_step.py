@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.costs import Step, prefill_steps
@@ -27,6 +27,7 @@ def seen_by_mask(step: Step, window: int) -> tuple[int, int]:
     return count, len(cached)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 30), st.lists(st.integers(0, 5), min_size=1, max_size=12),
     st.booleans(), st.sampled_from([0, 1, 4, 20]),
@@ -39,6 +40,7 @@ def test_visible_entries_are_those_of_a_mask(
     assert (step.visible(window), step.cached_read(window)) == seen_by_mask(step, window)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(0, 50), st.sampled_from([0, 7, 100]))
 def test_chunks_see_what_one_prompt_sees(tokens: int, chunk: int, cached: int, window: int) -> None:
     parts = prefill_steps(tokens, chunk, cached)
@@ -61,8 +63,8 @@ def test_a_tree_of_one_chain_is_a_prompt() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"tokens": 0}, {"cached": -1}, {"sequences": 0}, {"logits": 2}, {"tokens": 2, "parents": (0,)},
-        {"tokens": 2, "parents": (-1, 1)},
+        {"tokens": 0}, {"cached": -1}, {"sequences": 0}, {"logits": 2},
+        {"tokens": 2, "parents": (0,)}, {"tokens": 2, "parents": (-1, 1)},
     ],
 )  # fmt: skip
 def test_steps_that_cannot_be(wrong: dict[str, object]) -> None:
