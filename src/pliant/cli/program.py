@@ -15,9 +15,13 @@ from pliant.cli.bench import bench
 from pliant.cli.build import build
 from pliant.cli.chat import chat
 from pliant.cli.cut import cut
+from pliant.cli.devices import devices
+from pliant.cli.doctor import doctor
 from pliant.cli.evaluate import evaluate
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
+from pliant.cli.plan import plan
+from pliant.cli.probe import probe
 from pliant.cli.run import run
 from pliant.cli.tune_shapes import tune_shapes
 from pliant.cli.verify import verify
@@ -79,6 +83,10 @@ app.command("chat")(chat)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("verify")(verify)
+app.command("plan")(plan)
+app.command("probe")(probe)
+app.command("devices")(devices)
+app.command("doctor")(doctor)
 
 
 @app.callback()

@@ -1,0 +1,72 @@
+"""`pliant devices`: the devices a plan can be made for, each number with its source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from pliant.cli.options import Json, Quiet
+from pliant.cli.output import Output, facts, table
+from pliant.measurement import format_bytes
+
+if TYPE_CHECKING:
+    from pliant.costs.device import Device, Figure
+
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="[DEVICE]", help="A device, to see each number with its source."),
+]
+
+
+def devices(name: Name = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the devices that plans can be made for, or show one with the sources of its numbers.
+
+    To add one, copy a profile, change it, and put it into the folder that is named below the list;
+    or give its path as the device.
+    """
+    from pliant.costs.device import device_names, load_device, user_folder
+
+    output = Output(as_json, quiet)
+    if name is not None:
+        device = load_device(name)
+        output.emit(msgspec.to_builtins(device), facts(_lines(device)))
+        return
+    found = [load_device(item) for item in device_names()]
+    columns = ("device", "", ">memory", ">GB/s", ">int8 Top/s", ">fp32 Top/s", ">watts", "")
+    rows = [
+        (
+            device.name,
+            device.title,
+            format_bytes(device.memory.value),
+            f"{device.bandwidth.value / 1e9:.1f}",
+            f"{device.rate('int8') / 1e12:.3g}",
+            f"{device.rate('fp32') / 1e12:.3g}",
+            f"{device.watts.value:.0f}" if device.watts else "",
+            "calibrated" if device.calibrations else "",
+        )
+        for device in found
+    ]
+    output.emit(
+        {"devices": [msgspec.to_builtins(device) for device in found]},
+        table("devices", columns, rows),
+        f"your own profiles lie in {user_folder()}",
+    )
+
+
+def _lines(device: Device) -> list[tuple[str, object]]:
+    def sourced(figure: Figure, scale: float, unit: str) -> str:
+        return f"{figure.value / scale:.4g} {unit}  ({figure.source}; {figure.date})"
+
+    lines: list[tuple[str, object]] = [
+        ("device", f"{device.name}: {device.title}"),
+        ("memory", sourced(device.memory, 1e9, "GB")),
+        ("bandwidth", sourced(device.bandwidth, 1e9, "GB/s")),
+    ]
+    lines += [(name, sourced(rate, 1e12, "Top/s")) for name, rate in device.rates.items()]
+    if device.watts:
+        lines.append(("power", sourced(device.watts, 1, "W")))
+    if device.notes:
+        lines.append(("note", device.notes))
+    return lines

@@ -1,0 +1,186 @@
+"""`Calibration`: what operators take on one machine, as measured, and the time of a step by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from pliant.bits import ceil_div
+from pliant.costs.graph import Graph
+from pliant.costs.operators import Operator
+from pliant.costs.step import Step
+from pliant.errors import UsageError
+
+#: Tokens whose query rows share the loading of a key (native/engine/weights.h): 32 rows.
+_TILE_QUERY_ROWS = 32
+#: Cached tokens from which on a context is split where groups are too few for all workers.
+_SPLIT_CONTEXT = 256
+#: Weights of a step from which on the engine always uses all threads, and below which one
+#: (native/base/crew.cpp); between them it takes the faster way, as it finds out.
+_SMALL_WORK, _LARGE_WORK = 200_000, 4_000_000
+
+
+class ProductPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds per weight of a product of `tokens` tokens with `planes` planes.
+
+    Measured over matrices of `set_bytes` bytes together, visited in turn: that tells from which
+    cache they come, or that they come from memory.
+    """
+
+    planes: int
+    tokens: int
+    set_bytes: float
+    seconds: float
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The terms that the time of a step is the sum of: their sizes, or their seconds each.
+
+    - `product`: seconds that the measured kernels take; its coefficient is near 1.
+    - `load`, `row`: numbers of keys and values loaded for a tile of queries, and multiplied.
+    - `entry`: scores, one for each head and entry it sees.
+    - `value`: numbers normed, quantized, rotated, stored or added; `gate`: neurons gated.
+    - `phase`: phases between barriers; `step`: calls of the engine.
+    """
+
+    product: float = 0.0
+    load: float = 0.0
+    row: float = 0.0
+    entry: float = 0.0
+    value: float = 0.0
+    gate: float = 0.0
+    phase: float = 0.0
+    step: float = 0.0
+
+    def plus(self, other: Terms, times: float = 1.0) -> Terms:
+        """The sum with `times` of another, term by term."""
+        return Terms(**{name: getattr(self, name) + times * getattr(other, name) for name in TERMS})
+
+    def dot(self, seconds: Terms) -> float:
+        """Seconds of terms of these sizes."""
+        return sum(float(getattr(self, name) * getattr(seconds, name)) for name in TERMS)
+
+
+TERMS: tuple[str, ...] = Terms.__struct_fields__
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine with `threads` threads: its products, seconds of all terms, and its errors.
+
+    `decode_error` and `prefill_error` are median absolute relative errors on steps that the fit
+    did not see; `cache_value_bytes` is that of the caches measured.
+    """
+
+    threads: int
+    kernels: str
+    products: tuple[ProductPoint, ...]
+    seconds: Terms
+    cache_value_bytes: int = 2
+    decode_error: float = 0.0
+    prefill_error: float = 0.0
+    steps_fitted: int = 0
+
+    def product_seconds(self, planes: int, tokens: int, set_bytes: float) -> float:
+        """Seconds per weight, interpolated between the points measured.
+
+        Beyond the most tokens measured each further token costs what one of those did.
+        """
+        points = [point for point in self.products if point.planes == planes]
+        if not points:
+            raise UsageError(f"This profile has no product of {planes} planes; probe again.")
+        counts = sorted({point.tokens for point in points})
+        low = max((count for count in counts if count <= tokens), default=counts[0])
+        high = min((count for count in counts if count >= tokens), default=counts[-1])
+        first, last = (_at_size(points, count, set_bytes) for count in (low, high))
+        if tokens > high:
+            return last * tokens / high
+        part = (tokens - low) / (high - low) if high > low else 0.0
+        return first + part * (last - first)
+
+
+def _at_size(points: Sequence[ProductPoint], tokens: int, set_bytes: float) -> float:
+    """Seconds per weight between the two sizes nearest to `set_bytes`, in its logarithm."""
+    sized = sorted((item.set_bytes, item.seconds) for item in points if item.tokens == tokens)
+    if set_bytes <= sized[0][0]:
+        return sized[0][1]
+    for (small, fast), (large, slow) in pairwise(sized):
+        if set_bytes <= large:
+            part = math.log(set_bytes / small) / math.log(large / small)
+            return fast + part * (slow - fast)
+    return sized[-1][1]
+
+
+def step_terms(graph: Graph, step: Step, calibration: Calibration) -> Terms:
+    """The terms of a step with all threads of the calibration."""
+    sums = Terms(step=1.0)
+    for item in graph.operators:
+        sums = sums.plus(operator_terms(item, graph, step, calibration))
+    blocks = sum(item.count for item in graph.operators if item.kind == "scores")
+    # One token is normed by every worker; more are split, behind a barrier of their own.
+    phases = 5 if step.num_tokens == 1 else 9
+    return sums.plus(Terms(phase=float(phases * blocks + (2 if step.logits else 0))))
+
+
+def step_seconds(graph: Graph, step: Step, calibrations: Sequence[Calibration]) -> float:
+    """Seconds of a step, by the calibration of the threads that the engine would use.
+
+    The last of `calibrations` is that of all threads. Of a step between 0.2 and 4 million weights
+    the engine finds out whether one thread is faster, so here the least counts too.
+    """
+    most = calibrations[-1]
+    chosen = [item for item in calibrations if item.threads in _threads(graph, most.threads)]
+    return min(
+        step_terms(graph, step, item).dot(item.seconds) for item in chosen or calibrations[-1:]
+    )
+
+
+def _threads(graph: Graph, threads: int) -> tuple[int, ...]:
+    """Numbers of threads the engine may choose for a step; the faster is taken."""
+    products = [item for item in graph.operators if item.kind == "product"]
+    work = sum(item.count * item.tokens * item.rows * item.columns for item in products)
+    if work < _SMALL_WORK:
+        return (1,)
+    return (threads,) if work >= _LARGE_WORK else (1, threads)
+
+
+def operator_terms(item: Operator, graph: Graph, step: Step, calibration: Calibration) -> Terms:
+    """What one operator adds to the terms of a step, all its times together."""
+    workers = calibration.threads
+    match item.kind:
+        case "product":
+            each = calibration.product_seconds(item.planes, item.tokens, graph.memory_bytes)
+            seconds = each * item.rows * item.columns * _imbalance(item.rows, workers)
+            return Terms(product=item.count * seconds)
+        case "scores":
+            return _attention_terms(item, step, workers)
+        case "softmax" | "mix" | "sample":
+            return Terms()  # within the terms of scores, and of the step
+        case "gate":
+            return Terms(gate=item.count * item.values / workers)
+        case "norm" | "quantize" | "add" | "embed" if step.num_tokens == 1:
+            return Terms(value=float(item.count * item.values))  # by every worker
+    return Terms(value=item.count * item.values / workers)
+
+
+def _imbalance(rows: int, workers: int) -> float:
+    """How much longer the busiest worker takes than the mean: tiles are whole."""
+    tiles = ceil_div(rows, 32)
+    return ceil_div(tiles, workers) * workers / tiles
+
+
+def _attention_terms(item: Operator, step: Step, workers: int) -> Terms:
+    """Keys and values are loaded once for the query rows of a tile, and met by each of them."""
+    heads_per_group = item.heads // item.groups
+    head_dim = item.operations // (2 * item.heads * item.visible)
+    sharing = min(step.tokens, max(1, _TILE_QUERY_ROWS // heads_per_group))
+    tasks = item.groups * step.sequences * ceil_div(step.tokens, sharing)
+    most = workers if tasks >= workers or step.cached >= _SPLIT_CONTEXT else tasks
+    each = item.count * item.visible / most
+    return Terms(
+        load=2 * each * item.groups * head_dim / sharing,
+        row=2 * each * item.heads * head_dim,
+        entry=each * item.heads,
+    )

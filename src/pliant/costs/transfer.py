@@ -1,0 +1,76 @@
+"""`Transfer`: a device foreseen from a handful of measurements made on it.
+
+The time of a step is fitted as a multiple of its arithmetic, of its bytes, and a constant, none
+negative: the least-squares baseline that learned predictors such as HELP (arXiv 2106.08630) have to
+beat. With eight to twelve shapes it leaves no room to (docs/how_it_works/costs.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.costs.graph import Graph
+from pliant.costs.least_squares import relative_fit
+from pliant.errors import UsageError
+
+#: Fewer measurements than terms tell nothing of the error.
+LEAST_SAMPLES = 4
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds per operation, per byte and per step, with the error of leaving one out each time."""
+
+    operation_seconds: float
+    byte_seconds: float
+    step_seconds: float
+    error: float
+    samples: int
+
+
+def fit_transfer(graphs: Sequence[Graph], seconds: Sequence[float]) -> Transfer:
+    """The transfer that fits steps to the `seconds` they took on a device.
+
+    Raises `UsageError` for fewer than 4 of them, or times that are not above 0.
+    """
+    if len(graphs) != len(seconds) or len(graphs) < LEAST_SAMPLES:
+        raise UsageError(
+            f"{len(seconds)} measurements of {len(graphs)} steps were given; a device needs "
+            f"{LEAST_SAMPLES} at least, 8 to 12 of different sizes are better."
+        )
+    if not all(second > 0 for second in seconds):
+        raise UsageError("A measured time is not above 0 s; give seconds of each step.")
+    sizes_NT = np.array([_sizes(graph) for graph in graphs])
+    seconds_N = np.array(seconds, np.float64)
+    x_T = relative_fit(sizes_NT, seconds_N)
+    return Transfer(
+        operation_seconds=float(x_T[0]), byte_seconds=float(x_T[1]), step_seconds=float(x_T[2]),
+        error=_left_out_error(sizes_NT, seconds_N), samples=len(seconds),
+    )  # fmt: skip
+
+
+def transferred_seconds(graph: Graph, transfer: Transfer) -> float:
+    """Seconds of a step by a transfer."""
+    operations, num_bytes, step = _sizes(graph)
+    return (
+        operations * transfer.operation_seconds
+        + num_bytes * transfer.byte_seconds
+        + step * transfer.step_seconds
+    )
+
+
+def _sizes(graph: Graph) -> tuple[float, float, float]:
+    return float(graph.operations), float(graph.memory_bytes), 1.0
+
+
+def _left_out_error(sizes_NT: NDArray[np.float64], seconds_N: NDArray[np.float64]) -> float:
+    """Median absolute relative error of each sample by a fit to the others."""
+    errors = []
+    for place in range(len(seconds_N)):
+        kept = np.arange(len(seconds_N)) != place
+        x_T = relative_fit(sizes_NT[kept], seconds_N[kept])
+        errors.append(abs(float(sizes_NT[place] @ x_T) / float(seconds_N[place]) - 1.0))
+    return float(np.median(errors))
