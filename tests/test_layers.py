@@ -26,6 +26,7 @@ LAYERS = {
     "runtime": 5,
     "calibrate": 6,
     "evaluate": 6,
+    "serve": 6,
     "tune": 6,
     "recipes": 7,
     "cli": 8,
