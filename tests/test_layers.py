@@ -21,6 +21,7 @@ LAYERS = {
     "subnet": 3,
     "artifact": 4,
     "costs": 4,
+    "load": 4,
     "search": 4,
     "models": 5,
     "runtime": 5,

@@ -19,6 +19,7 @@ from pliant.cli.evaluate import evaluate
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
 from pliant.cli.run import run
+from pliant.cli.serve import serve
 from pliant.cli.tune_shapes import tune_shapes
 from pliant.cli.verify import verify
 from pliant.errors import InterruptedJobError, OutOfSpaceError, PliantError
@@ -76,6 +77,7 @@ app.command("cut")(cut)
 app.command("fit")(fit)
 app.command("run")(run)
 app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("verify")(verify)

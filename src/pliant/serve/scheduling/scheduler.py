@@ -122,7 +122,8 @@ class Scheduler:
 
     def reused_tokens(self, name: str) -> int:
         """Tokens of the prompt of a work that came from a kept prefix."""
-        return self._sequences[name].reused or 0
+        sequence = self._sequences.get(name)
+        return (sequence.reused or 0) if sequence else 0
 
     def cancel(self, name: str) -> bool:
         """A work is no longer wanted; whether it was still there. What it computed is kept.
