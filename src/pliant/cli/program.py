@@ -18,6 +18,7 @@ from pliant.cli.cut import cut
 from pliant.cli.evaluate import evaluate
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
+from pliant.cli.load import load
 from pliant.cli.run import run
 from pliant.cli.serve import serve
 from pliant.cli.tune_shapes import tune_shapes
@@ -78,6 +79,7 @@ app.command("fit")(fit)
 app.command("run")(run)
 app.command("chat")(chat)
 app.command("serve")(serve)
+app.command("load")(load)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("verify")(verify)
