@@ -27,7 +27,8 @@ def test_it_lets_a_running_text_end_and_stops(pristine: Path) -> None:
             assert process.stdout is not None
             said = json.loads(process.stdout.readline())
             assert said["model"] == "tiny"
-            body = {"prompt": "ab", "max_tokens": 250, "stream": True, "ignore_eos": True}
+            body = {"prompt": "ab", "max_tokens": 250, "stream": True, "ignore_eos": True,
+                    "stream_options": {"include_usage": True}}  # fmt: skip
             with httpx.stream(
                 "POST", f"{said['url']}/v1/completions", json=body, timeout=PATIENCE
             ) as response:
@@ -36,7 +37,8 @@ def test_it_lets_a_running_text_end_and_stops(pristine: Path) -> None:
                 process.send_signal(signal.SIGTERM)
                 rest = [line for line in lines if line]
             assert json.loads(first.removeprefix("data: "))["model"] == "tiny@b4"
-            assert rest[-1] == "data: [DONE]" and len(rest) > 200
+            assert rest[-1] == "data: [DONE]"
+            assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 250
             _, notes = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()

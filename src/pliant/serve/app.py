@@ -20,7 +20,7 @@ from pliant.serve.event_stream import EventStream
 from pliant.serve.grammar import GrammarCompiler
 from pliant.serve.metrics import Metrics
 from pliant.serve.subnets import Subnets
-from pliant.serve.texts import Texts
+from pliant.serve.texts import Post, Texts
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -50,6 +50,7 @@ class Service:
         self.share_prefixes, self.log = share_prefixes, log or (lambda record: None)
         spec = subnets.model.artifact.spec
         self.grammars = GrammarCompiler(subnets.model.tokenizer, spec.vocab_size)
+        self.post = Post()
         self.started = int(time.time())
         self.draining = False
 
@@ -104,6 +105,7 @@ class _Answering:
             engine,
             service.room,
             service.grammars,
+            service.post,
             cut=cut,
             client=self._client,
             salt="" if service.share_prefixes else self._client,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pliant.serve.api.errors import ApiError, api_error
-from pliant.serve.safety import Receive, Scope, Send, refuse
+from pliant.serve.safety import GuardLimits, Receive, Scope, Send, refuse
 
 #: Seconds without an event after which a comment tells proxies that the connection lives.
 KEEP_ALIVE_SECONDS = 10.0
@@ -35,63 +35,82 @@ class EventStream:
         self._events, self._headers, self._closed = events, dict(headers), closed
         self._keep_alive = keep_alive
         self._started = False
+        self._raw_send: Send
+        self._turn = asyncio.Lock()
+        self._sending_since: float | None = None
+        self._last_sent = asyncio.get_running_loop().time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all events, unless the client goes first."""
-        writing = asyncio.ensure_future(self._write(send))
+        """Send all events, unless the client goes first or does not read."""
+        # Timing every event would cost more than the event, so one task watches over all.
+        limits: GuardLimits = scope["pliant.limits"]
+        self._raw_send = scope["pliant.send"]
+        writing = asyncio.ensure_future(self._write())
+        watching = asyncio.ensure_future(self._watch(limits.send_seconds))
         leaving = asyncio.ensure_future(_until_gone(receive))
+        tasks = {writing, watching, leaving}
         gone = True
         try:
-            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                gone = isinstance(writing.exception(), TimeoutError | OSError)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            gone = not writing.done() or writing.exception() is not None
         finally:
-            for task in (writing, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()  # type: ignore[attr-defined]
             await self._closed(gone)
 
-    async def _write(self, send: Send) -> None:
-        coming = asyncio.ensure_future(anext(self._events, None))
+    async def _write(self) -> None:
         try:
-            while True:
-                done, _ = await asyncio.wait({coming}, timeout=self._keep_alive)
-                if not done:
-                    await self._send(send, b": keep-alive\n\n")
-                    continue
-                event = coming.result()
-                if event is None:
-                    break
-                await self._send(send, b"data: " + msgspec.json.encode(event) + b"\n\n")
-                coming = asyncio.ensure_future(anext(self._events, None))
-            await self._send(send, _DONE, last=True)
-        except (TimeoutError, OSError):
+            async for event in self._events:
+                await self._send(b"data: " + msgspec.json.encode(event) + b"\n\n")
+            await self._send(_DONE, last=True)
+        except OSError:
             raise
         except Exception as error:
-            await self._send_error(send, api_error(error))
-        finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await self._send_error(api_error(error))
 
-    async def _send_error(self, send: Send, error: ApiError) -> None:
+    async def _watch(self, send_seconds: float) -> None:
+        """Send comments while nothing else comes; return where a client has stopped reading."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            wait = self._keep_alive
+            if self._sending_since is not None:
+                if now - self._sending_since >= send_seconds:
+                    return
+                wait = min(wait, send_seconds)
+            elif now - self._last_sent >= self._keep_alive:
+                await self._send(b": keep-alive\n\n")
+            else:
+                wait = self._keep_alive - (now - self._last_sent)
+            await asyncio.sleep(wait)
+
+    async def _send_error(self, error: ApiError) -> None:
         if not self._started:
-            await refuse(send, error)
+            await refuse(self._raw_send, error)
             return
-        await self._send(send, b"data: " + msgspec.json.encode(error.body) + b"\n\n", last=True)
+        await self._send(b"data: " + msgspec.json.encode(error.body) + b"\n\n", last=True)
 
-    async def _send(self, send: Send, body: bytes, last: bool = False) -> None:
-        if not self._started:
-            self._started = True
-            headers = {
-                "content-type": "text/event-stream; charset=utf-8",
-                "cache-control": "no-cache",
-                "x-accel-buffering": "no",
-                **self._headers,
-            }
-            encoded = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
-            await send({"type": "http.response.start", "status": 200, "headers": encoded})
-        await send({"type": "http.response.body", "body": body, "more_body": not last})
+    async def _send(self, body: bytes, last: bool = False) -> None:
+        clock = asyncio.get_running_loop().time
+        async with self._turn:
+            self._sending_since = clock()
+            if not self._started:
+                self._started = True
+                await self._raw_send(self._start())
+            message = {"type": "http.response.body", "body": body, "more_body": not last}
+            await self._raw_send(message)
+            self._sending_since, self._last_sent = None, clock()
+
+    def _start(self) -> dict[str, Any]:
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **self._headers,
+        }
+        encoded = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+        return {"type": "http.response.start", "status": 200, "headers": encoded}
 
 
 async def _until_gone(receive: Receive) -> None:

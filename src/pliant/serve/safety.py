@@ -112,7 +112,8 @@ class RateLimit:
 class Guard:
     """ASGI middleware: who is it, how often, how large; refusals are error objects.
 
-    `scope["pliant.client"]` names the client for those behind it: its key, or its address.
+    `scope["pliant.client"]` names the client for those behind it: its key, or its address;
+    `pliant.send` is the way to the client without a time limit, for streams that keep their own.
     """
 
     def __init__(self, app: Any, keys: Keys, limits: GuardLimits) -> None:
@@ -131,6 +132,7 @@ class Guard:
         except ApiError as error:
             await refuse(sent, error)
             return
+        scope["pliant.limits"], scope["pliant.send"] = self._limits, send
         await self._app(scope, _replay(body, receive), sent)
 
     def _admit(self, scope: Scope) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +25,36 @@ from pliant.serve.scheduling import Work
 from pliant.serve.writer import Emission, Writer
 
 _numbers = itertools.count()
+
+
+class Post:
+    """Calls from another thread into an event loop, many of them by one wake-up."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._awake = False
+
+    def open(self) -> None:
+        """Deliver to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, call: Callable[[Any], None], value: Any) -> None:
+        """Let the loop make `call(value)` soon, in the order of sending; from one thread only."""
+        assert self._loop is not None
+        self._calls.append((call, value))
+        if not self._awake:
+            self._awake = True
+            # A loop that is closed belongs to a server that has stopped: nobody listens.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # Before the calls are made: what is sent meanwhile wakes the loop once more at worst.
+        self._awake = False
+        while self._calls:
+            call, value = self._calls.popleft()
+            call(value)
 
 
 class Usage(msgspec.Struct):
@@ -51,13 +83,14 @@ class Texts:
         engine: TextEngine,
         room: EngineRoom,
         grammars: GrammarCompiler,
+        post: Post,
         *,
         cut: str,
         client: str,
         salt: str,
     ) -> None:
         self.request, self.engine, self.usage = request, engine, Usage()
-        self._room, self._grammars = room, grammars
+        self._room, self._grammars, self._post = room, grammars, post
         self._cut, self._client, self._salt = cut, client, salt
         self._names: list[str] = []
         self._events: asyncio.Queue[tuple[int, Emission | Failure]] = asyncio.Queue()
@@ -69,7 +102,7 @@ class Texts:
 
     def submit(self) -> None:
         """Hand all works to the engine room; all or none of them are accepted."""
-        loop = asyncio.get_running_loop()
+        self._post.open()
         number = next(_numbers)
         try:
             for place, prompt in enumerate(self.prompts):
@@ -77,7 +110,7 @@ class Texts:
                 for choice in range(self.request.num_choices):
                     index = place * self.request.num_choices + choice
                     name = f"{number}.{index}"
-                    self._submit(name, index, prompt, choice, leader, loop)
+                    self._submit(name, index, prompt, choice, leader)
                     leader = leader or name
         except Exception:
             self.cancel()
@@ -110,7 +143,6 @@ class Texts:
         prompt: Sequence[int],
         choice: int,
         leader: str | None,
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
         writer = self._writer(prompt, choice)
         timeout = self.request.timeout_seconds
@@ -127,11 +159,7 @@ class Texts:
         )
 
         def sink(event: Emission | Failure) -> None:
-            try:
-                loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
-            except RuntimeError:
-                # The loop is closed: the server has stopped and nobody listens.
-                return
+            self._post.send(self._events.put_nowait, (index, event))
 
         self._room.submit(work, writer, sink)
         self._names.append(name)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pliant.serve.scheduling import Limits, Work
 
 _SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 #: Prompts with common beginnings of a page and more.
@@ -89,7 +89,7 @@ def test_every_promise_under_any_events(
             assert run.rows[name] >= len(work.prompt)
 
 
-@_SETTINGS
+@settings(_SETTINGS, max_examples=12)
 @given(heavy=st.integers(20, 60), steps=st.integers(1, 200), sequences=st.sampled_from([1, 2, 4]))
 def test_a_client_that_floods_cannot_crowd_out_another(
     simulation: ModuleType, heavy: int, steps: int, sequences: int
