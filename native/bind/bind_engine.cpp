@@ -234,10 +234,22 @@ void bind_cache(nb::module_& m) {
             cache.truncate(length);
           },
           "length"_a)
-      .def("clone", [](const KVCache& cache) {
-        check_idle(cache);
-        return cache.clone();
-      });
+      .def("clone",
+           [](const KVCache& cache) {
+             check_idle(cache);
+             return cache.clone();
+           })
+      .def(
+          "copy",
+          [](KVCache& cache, int length, int capacity) {
+            // Held, because other threads may run while the interpreter is let go.
+            if (!cache.try_acquire()) check_idle(cache);
+            const std::unique_ptr<KVCache, void (*)(KVCache*)> held(
+                &cache, [](KVCache* source) { source->release(); });
+            nb::gil_scoped_release release;
+            return cache.copy(length, capacity);
+          },
+          "length"_a, "capacity"_a);
 }
 
 void bind_config(nb::module_& m) {

@@ -78,19 +78,24 @@ void KVCache::truncate(int length) {
     std::fill(log_weights_.data() + length, log_weights_.data() + capacity_, 0.0f);
 }
 
-std::unique_ptr<KVCache> KVCache::clone() const {
-  auto copy = std::make_unique<KVCache>(layout_, capacity_, 0);
+std::unique_ptr<KVCache> KVCache::copy(int length, int capacity) const {
+  if (length < 0 || length > length_ || length > capacity)
+    throw UsageError(std::to_string(length) + " tokens of a cache of " + std::to_string(length_) +
+                     " cannot be copied into one for " + std::to_string(capacity) + ".");
+  auto made = std::make_unique<KVCache>(layout_, capacity, 0);
   const auto copy_used = [&](auto& to, const auto& from, size_t row_size) {
-    const size_t stripe = size_t(capacity_) * row_size;
-    for (size_t start = 0; start < from.size() && length_ > 0; start += stripe)
-      std::copy_n(from.data() + start, size_t(length_) * row_size, to.data() + start);
+    const size_t stripe = size_t(capacity_) * row_size, wider = size_t(capacity) * row_size;
+    if (length == 0 || stripe == 0) return;
+    for (size_t index = 0; index < from.size() / stripe; ++index)
+      std::copy_n(from.data() + index * stripe, size_t(length) * row_size,
+                  to.data() + index * wider);
   };
-  copy_used(copy->data_, data_, row_bytes());
-  copy_used(copy->scales_, scales_, 1);
-  std::copy_n(positions_.data(), length_, copy->positions_.data());
-  copy->append(length_);
-  if (log_weights_.size() > 0) copy->set_log_weights({log_weights_.data(), size_t(length_)});
-  return copy;
+  copy_used(made->data_, data_, row_bytes());
+  copy_used(made->scales_, scales_, 1);
+  std::copy_n(positions_.data(), length, made->positions_.data());
+  made->append(length);
+  if (log_weights_.size() > 0) made->set_log_weights({log_weights_.data(), size_t(length)});
+  return made;
 }
 
 }  // namespace pliant

@@ -80,7 +80,9 @@ class KVCache {
   // Makes the `count` entries after the last one part of the cache.
   void append(int count);
   void truncate(int length);
-  std::unique_ptr<KVCache> clone() const;
+  std::unique_ptr<KVCache> clone() const { return copy(length_, capacity_); }
+  // The first `length` entries in a cache of their own, with room for `capacity`.
+  std::unique_ptr<KVCache> copy(int length, int capacity) const;
 
   // Held by a forward pass, so that nothing changes the cache meanwhile.
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }

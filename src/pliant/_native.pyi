@@ -137,6 +137,13 @@ class KVCache:
     def clone(self) -> KVCache:
         """An independent copy with the same tokens and capacity."""
 
+    def copy(self, length: int, capacity: int) -> KVCache:
+        """An independent copy of the first `length` tokens with room for `capacity`.
+
+        `UsageError` where there are fewer tokens or they do not fit, or for a capacity above the
+        context.
+        """
+
 class Decoder:
     """One subnet, ready to run. `UsageError` where sizes disagree."""
 

@@ -171,3 +171,34 @@ def test_peak_is_weights_read_and_cache(tmp_path: Path) -> None:
               f"cache {cached / 1e6:.1f}, rest {(peak - mapped - cached) / 1e6:.1f}")  # fmt: skip
         assert peak <= mapped + cached + CONSTANT_BYTES
         assert peak >= mapped  # the weights were really read
+
+
+@pytest.mark.parametrize("cache_type", CACHE_VALUE_BYTES)
+def test_a_copy_of_a_beginning_goes_on_like_the_original(
+    make_engine: EngineMaker, cache_type: str
+) -> None:
+    """In a smaller and a larger cache, to the last bit, with log-weights."""
+    engine = make_engine({"cache_type": cache_type})
+    whole = engine.new_cache(30)
+    engine.forward_chunk([Chunk(np.arange(20), whole)])
+    whole.set_log_weights(np.linspace(0, 1, 20, dtype=np.float32))
+    expected = whole.clone()
+    expected.truncate(12)
+    for capacity in (13, 100):
+        copied = whole.copy(12, capacity)
+        assert (copied.length, copied.capacity) == (12, capacity)
+        same = expected.clone()
+        logits = engine.forward_chunk([Chunk([7], copied), Chunk([7], same)])
+        np.testing.assert_array_equal(logits[0], logits[1])
+    assert whole.length == 20
+
+
+def test_copies_that_cannot_be(make_engine: EngineMaker) -> None:
+    engine = make_engine()
+    cache = engine.new_cache(8)
+    engine.forward_chunk([Chunk([1, 2, 3], cache)])
+    for length, capacity in ((4, 8), (-1, 8), (3, 2)):
+        with pytest.raises(UsageError, match="cannot be copied"):
+            cache.copy(length, capacity)
+    with pytest.raises(UsageError, match="reads at most 600"):
+        cache.copy(3, 601)

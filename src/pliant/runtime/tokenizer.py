@@ -116,6 +116,19 @@ class Tokenizer:
         decoder = self.decoder(skip_special=skip_special)
         return "".join([*map(decoder.push, tokens), decoder.finish()])
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token within a text, of a special one its name; none for unknown ids.
+
+        Where tokens have no bytes of their own (WordPiece), what the library decodes it to.
+        """
+        if self._bytes is not None:
+            return self._bytes(token)
+        return str(self._backend.decode([token], skip_special_tokens=False)).encode()
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is a mark and not a part of texts."""
+        return token in self._special_ids
+
     def decoder(self, *, skip_special: bool = True, continues: bool = False) -> StreamingDecoder:
         """A decoder for tokens that arrive one by one.
 

@@ -1,0 +1,1 @@
+"""An artifact as a server: scheduling, an engine room, HTTP."""

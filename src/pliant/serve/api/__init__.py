@@ -1,0 +1,1 @@
+"""The HTTP interface: bodies in, objects and event streams out."""

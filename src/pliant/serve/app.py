@@ -1,0 +1,198 @@
+"""`Service`: one request at a time from body to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pliant.runtime.text_engine import TextEngine
+from pliant.serve.api.choices import Answer, Choice
+from pliant.serve.api.errors import ApiError
+from pliant.serve.api.requests import TextRequest
+from pliant.serve.engine_room import EngineRoom
+from pliant.serve.event_stream import EventStream
+from pliant.serve.grammar import GrammarCompiler
+from pliant.serve.metrics import Metrics
+from pliant.serve.subnets import Subnets
+from pliant.serve.texts import Post, Texts
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+#: The chat page lies beside this file.
+PAGE = Path(__file__).with_name("page") / "index.html"
+#: What the page may do: its own style and script, and talk to this server. Nothing from elsewhere.
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Service:
+    """Everything that handlers share."""
+
+    def __init__(
+        self,
+        subnets: Subnets,
+        room: EngineRoom,
+        metrics: Metrics,
+        *,
+        share_prefixes: bool = False,
+        log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.subnets, self.room, self.metrics = subnets, room, metrics
+        self.share_prefixes, self.log = share_prefixes, log or (lambda record: None)
+        spec = subnets.model.artifact.spec
+        self.grammars = GrammarCompiler(subnets.model.tokenizer, spec.vocab_size)
+        self.post = Post()
+        self.started = int(time.time())
+        self.draining = False
+
+    def full_lines(self) -> int:
+        """Requests that wait for each place: 0 while there is a place free."""
+        scheduler = self.room.scheduler
+        return -(-scheduler.num_waiting // scheduler.limits.max_sequences)
+
+    async def answer(self, http: Request, read: Callable[[bytes], TextRequest]) -> Any:
+        """The response to a body of either kind."""
+        if self.draining:
+            raise ApiError(503, "The server is closing; ask another one.", code="closing",
+                           headers={"Retry-After": "5"})  # fmt: skip
+        request = read(await http.body())
+        cut = self.subnets.resolve(
+            request.model,
+            self.full_lines(),
+            smallest=request.smallest_cut,
+            hurry=request.prefer_latency,
+        )
+        stack = AsyncExitStack()
+        try:
+            engine = await stack.enter_async_context(self.subnets.engine(cut))
+            answering = _Answering(self, request, engine, cut, http)
+            answering.texts.submit()
+        except BaseException:
+            await stack.aclose()
+            raise
+        self.metrics.request(self.subnets.model_name(cut))
+        if request.stream:
+            return answering.events(stack)
+        async with stack:
+            return await answering.whole(http)
+
+
+class _Answering:
+    """One request that was accepted."""
+
+    def __init__(
+        self, service: Service, request: TextRequest, engine: TextEngine, cut: str, http: Request
+    ) -> None:
+        self._service, self._request, self._engine = service, request, engine
+        self._client: str = http.scope["pliant.client"]
+        self._id: str = http.scope["pliant.request_id"]
+        model = service.subnets.model_name(cut)
+        self._answer = Answer(request, model)
+        self.headers = {"X-Pliant-Subnet": model, "X-Request-Id": self._id}
+        if request.unknown:
+            self.headers["Warning"] = '299 pliant "ignored: ' + _ascii(request.unknown) + '"'
+        self.texts = Texts(
+            request,
+            engine,
+            service.room,
+            service.grammars,
+            service.post,
+            cut=cut,
+            client=self._client,
+            salt="" if service.share_prefixes else self._client,
+        )
+        n = request.num_choices
+        self._choices = [
+            Choice(request, engine.tokenizer, index, self.texts.prompts[index // n])
+            for index in range(len(self.texts.prompts) * n)
+        ]
+
+    def events(self, stack: AsyncExitStack) -> EventStream:
+        """The response of a stream; `stack` is closed with it."""
+
+        async def closed(gone: bool) -> None:
+            self.close(gone)
+            await stack.aclose()
+
+        return EventStream(self._stream(), self.headers, closed)
+
+    async def _stream(self) -> AsyncIterator[dict[str, Any]]:
+        """The objects of a stream, in order."""
+        began: set[int] = set()
+        async for index, event in self.texts.events():
+            choice = self._choices[index]
+            first = choice.first_delta() if index not in began else None
+            began.add(index)
+            for entry in ([first] if first else []) + choice.push(event):
+                yield self._answer.chunk([entry])
+            self._note_end(index, event.finish_reason)
+        if self._request.include_usage:
+            yield self._answer.last(self.texts.usage.body())
+
+    async def whole(self, http: Request) -> Any:
+        """The answer in one object, unless the client goes first."""
+        from starlette.responses import Response
+
+        collecting = asyncio.ensure_future(self._collect())
+        leaving = asyncio.ensure_future(_gone(http))
+        try:
+            await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            gone = not collecting.done()
+            if gone:
+                return Response(status_code=499)
+            collecting.result()
+        finally:
+            for task in (collecting, leaving):
+                task.cancel()
+            await asyncio.gather(collecting, leaving, return_exceptions=True)
+            self.close(not collecting.done() or collecting.cancelled())
+        choices = [choice.whole() for choice in self._choices]
+        body = msgspec.json.encode(self._answer.whole(choices, self.texts.usage.body()))
+        return Response(body, media_type="application/json", headers=self.headers)
+
+    def close(self, gone: bool) -> None:
+        """The answer is at an end; what still runs is cancelled."""
+        self.texts.cancel()
+        if gone:
+            self._service.metrics.cancelled()
+        self._service.log(
+            {
+                "event": "gone" if gone else "answered",
+                "request": self._id,
+                "client": self._client,
+                "model": self._answer.model,
+                "seconds": round((time.monotonic_ns() - self.texts.started) / 1e9, 4),
+                **msgspec.structs.asdict(self.texts.usage),
+            }
+        )
+
+    async def _collect(self) -> None:
+        async for index, event in self.texts.events():
+            self._choices[index].push(event)
+            self._note_end(index, event.finish_reason)
+
+    def _note_end(self, index: int, reason: str | None) -> None:
+        if reason is not None:
+            prompt = self.texts.prompts[index // self._request.num_choices]
+            times = self.texts.times[index]
+            self._service.metrics.text(self.texts.started, times, len(prompt), reason)
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _ascii(names: tuple[str, ...]) -> str:
+    """Names of fields for a header: printable ASCII without quotes, and not too many."""
+    text = ", ".join(names)[:200]
+    return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in text)

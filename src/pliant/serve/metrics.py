@@ -1,0 +1,147 @@
+"""`Metrics`: numbers for Prometheus, under vLLM's names where there are any: dashboards fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pliant.load import Deadlines, fluidity
+from pliant.serve.engine_room import StepRecord
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+            1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)  # fmt: skip
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+#: Subnets that have a series of their own.
+_MAX_SERIES = 64
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
+
+
+class Metrics:
+    """Counters and histograms of requests, and gauges read from the engine room when asked."""
+
+    def __init__(self, model: str, snapshot: Any, deadlines: Deadlines) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
+        self.registry = CollectorRegistry()
+        self._model, self._deadlines = model, deadlines
+        self._named: set[str] = set()
+
+        def histogram(name: str, text: str, buckets: Iterable[float]) -> Any:
+            made = Histogram(
+                name, text, ["model_name"], registry=self.registry, buckets=tuple(buckets)
+            )
+            return made.labels(model)
+
+        def counter(name: str, text: str, *labels: str) -> Any:
+            return Counter(name, text, ["model_name", *labels], registry=self.registry)
+
+        self._first = histogram("vllm:time_to_first_token_seconds", "From request to first token",
+                                _SECONDS)  # fmt: skip
+        self._between = histogram("vllm:inter_token_latency_seconds", "Between tokens", _SECONDS)
+        self._per_token = histogram("vllm:time_per_output_token_seconds",
+                                    "Mean time between the tokens of a text", _SECONDS)  # fmt: skip
+        self._whole = histogram("vllm:e2e_request_latency_seconds", "From request to last token",
+                                _SECONDS)  # fmt: skip
+        self._prompts = histogram("vllm:request_prompt_tokens", "Tokens of prompts", _TOKENS)
+        self._written = histogram("vllm:request_generation_tokens", "Tokens written", _TOKENS)
+        self._step_tokens = histogram("vllm:iteration_tokens_total", "Tokens of a step", _TOKENS)
+        self._step = histogram("pliant:step_seconds", "A step of the engine", _SECONDS)
+        self._fluidity = histogram("pliant:fluidity_index", "Share of a text's deadlines that its "
+                                   "tokens met", _SHARES)  # fmt: skip
+        self._success = counter("vllm:request_success", "Texts finished", "finished_reason")
+        self._cuts = counter("pliant:requests", "Requests by the subnet that ran them", "subnet")
+        self._refused = counter("pliant:refusals", "Requests refused", "status")
+        self._cancelled = counter("pliant:cancelled", "Requests whose client went away")
+        self.registry.register(_RoomCollector(model, snapshot))
+
+    def render(self) -> bytes:
+        """The page that Prometheus reads."""
+        from prometheus_client import generate_latest
+
+        return bytes(generate_latest(self.registry))
+
+    def step(self, record: StepRecord) -> None:
+        """A step was computed."""
+        self._step.observe(record.nanoseconds / 1e9)
+        self._step_tokens.observe(record.tokens)
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error."""
+        self._refused.labels(self._model, str(status)).inc()
+
+    def cancelled(self) -> None:
+        """A client went away before its answer was whole."""
+        self._cancelled.labels(self._model).inc()
+
+    def request(self, subnet: str) -> None:
+        """A request begins on a subnet."""
+        # A client that asks for ever new cuts must not make ever new series.
+        if len(self._named) < _MAX_SERIES:
+            self._named.add(subnet)
+        subnet = subnet if subnet in self._named else "others"
+        self._cuts.labels(self._model, subnet).inc()
+
+    def text(self, started: int, times: list[int], prompt_tokens: int, reason: str) -> float:
+        """A text is finished; times in nanoseconds. Returns its fluidity-index."""
+        gaps = [later - earlier for earlier, later in zip([started, *times], times, strict=False)]
+        index = fluidity(gaps, self._deadlines).index
+        self._first.observe(gaps[0] / 1e9)
+        for gap in gaps[1:]:
+            self._between.observe(gap / 1e9)
+        if len(gaps) > 1:
+            self._per_token.observe((times[-1] - times[0]) / (len(gaps) - 1) / 1e9)
+        self._whole.observe((times[-1] - started) / 1e9)
+        self._prompts.observe(prompt_tokens)
+        self._written.observe(len(times))
+        self._fluidity.observe(index)
+        self._success.labels(self._model, reason).inc()
+        return index
+
+
+class _RoomCollector:
+    """What the engine room counts, read at the moment of asking."""
+
+    def __init__(self, model: str, snapshot: Any) -> None:
+        self._model, self._snapshot = model, snapshot
+
+    def collect(self) -> Iterable[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        now: Mapping[str, Any] = self._snapshot()
+        counts = now["counts"]
+        gauges = {
+            "vllm:num_requests_running": ("Texts in the batch", now["running"]),
+            "vllm:num_requests_waiting": ("Texts that wait", now["waiting"]),
+            "vllm:kv_cache_usage_perc": (
+                "Share of the cache budget in use",
+                (now["cache_bytes"] - now["prefix_bytes"]) / now["cache_budget"],
+            ),
+            "pliant:kv_cache_bytes": ("Bytes of all caches", now["cache_bytes"]),
+            "pliant:kv_prefix_bytes": ("Of them only kept for prefixes", now["prefix_bytes"]),
+            "pliant:kv_budget_bytes": ("Bytes that caches may take", now["cache_budget"]),
+            "pliant:open_subnets": ("Engines that are open", now["open_subnets"]),
+        }
+        for name, (text, value) in gauges.items():
+            yield _family(GaugeMetricFamily, name, text, self._model, value)
+        counters = {
+            "vllm:prompt_tokens": ("Tokens of prompts computed", counts["prompt_tokens"]),
+            "vllm:generation_tokens": ("Tokens written", counts["written_tokens"]),
+            "vllm:num_preemptions": ("Texts that gave their cache up", counts["preemptions"]),
+            "vllm:prefix_cache_queries": (
+                "Tokens looked up among kept prefixes",
+                counts["prompt_tokens"] + counts["reused_tokens"],
+            ),
+            "vllm:prefix_cache_hits": ("Tokens found there", counts["reused_tokens"]),
+            "pliant:recomputed_tokens": ("Tokens computed again", counts["recomputed_tokens"]),
+            "pliant:evictions": ("Kept prefixes given up", counts["evictions"]),
+            "pliant:expired": ("Texts whose deadline passed", counts["expired"]),
+            "pliant:steps": ("Steps computed", counts["steps"]),
+        }
+        for name, (text, value) in counters.items():
+            yield _family(CounterMetricFamily, name, text, self._model, value)
+
+
+def _family(kind: Any, name: str, text: str, model: str, value: float) -> Any:
+    family = kind(name, text, labels=["model_name"])
+    family.add_metric([model], value)
+    return family

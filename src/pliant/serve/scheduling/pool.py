@@ -1,0 +1,145 @@
+"""`CachePool`: the bytes of all caches of all lanes, under one budget that is never passed.
+
+A native cache is contiguous, so caches do not share memory page by page. What several sequences
+have in common is copied, which costs a small part of computing it; a cache of a finished sequence
+is kept for its prefix until its bytes are needed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from pliant.errors import UsageError
+from pliant.serve.scheduling.prefixes import PrefixIndex
+
+
+class Lane:
+    """One subnet: bytes of a cached token and the longest sequence it reads."""
+
+    def __init__(self, name: str, entry_bytes: int, max_context: int) -> None:
+        self.name, self.entry_bytes, self.max_context = name, entry_bytes, max_context
+        #: Nanoseconds of steps so far, by which lanes take turns.
+        self.service = 0
+
+
+class Holding:
+    """One cache: its bytes, the tokens computed into it, and whether a sequence is using it."""
+
+    def __init__(self, cache: int, lane: Lane, capacity: int, salt: str) -> None:
+        self.cache, self.lane, self.capacity, self.salt = cache, lane, capacity, salt
+        self.tokens: list[int] = []
+        self.in_use = True
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes reserved."""
+        return self.capacity * self.lane.entry_bytes
+
+
+class CachePool:
+    """All holdings; those in use, and those stored for their prefixes, oldest use first."""
+
+    def __init__(self, budget_bytes: int, page_tokens: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._page_tokens = page_tokens
+        self._in_use: dict[int, Holding] = {}
+        self._stored: OrderedDict[int, Holding] = OrderedDict()
+        self._index = PrefixIndex(page_tokens)
+        self._next_cache = 0
+        self.used_bytes = 0
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that no cache holds."""
+        return self.budget_bytes - self.used_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes held only for prefixes."""
+        return sum(holding.num_bytes for holding in self._stored.values())
+
+    def __iter__(self) -> Iterator[Holding]:
+        yield from self._in_use.values()
+        yield from self._stored.values()
+
+    def capacity_for(self, lane: Lane, tokens: int) -> int:
+        """`tokens` rounded up to whole pages, within the lane's context."""
+        pages = -(-tokens // self._page_tokens)
+        return min(pages * self._page_tokens, lane.max_context)
+
+    def make(self, lane: Lane, capacity: int, salt: str) -> Holding:
+        """A holding in use; the caller has made sure that it fits."""
+        holding = Holding(self._next_cache, lane, capacity, salt)
+        assert holding.num_bytes <= self.free_bytes, "the budget of caches would be passed"
+        self._next_cache += 1
+        self.used_bytes += holding.num_bytes
+        self._in_use[holding.cache] = holding
+        return holding
+
+    def take(self, holding: Holding, length: int) -> None:
+        """Use a stored holding on, cut to `length` tokens."""
+        assert not holding.in_use, "a cache would be used twice"
+        del self._stored[holding.cache]
+        self._index.remove(holding)
+        del holding.tokens[length:]
+        holding.in_use = True
+        self._in_use[holding.cache] = holding
+        self._index.extend(holding)
+
+    def store(self, holding: Holding) -> None:
+        """Keep a holding whose sequence is done, for its prefix."""
+        assert holding.in_use, "a cache would be stored twice"
+        del self._in_use[holding.cache]
+        holding.in_use = False
+        self._stored[holding.cache] = holding
+
+    def drop(self, holding: Holding) -> None:
+        """Give the bytes of a holding back."""
+        held = self._in_use if holding.in_use else self._stored
+        del held[holding.cache]
+        self._index.remove(holding)
+        self.used_bytes -= holding.num_bytes
+
+    def grow_tokens(self, holding: Holding, tokens: tuple[int, ...]) -> None:
+        """Note that `tokens` were appended to a holding."""
+        holding.tokens += tokens
+        assert len(holding.tokens) <= holding.capacity, "a cache would overflow"
+        self._index.extend(holding)
+
+    def evict_for(self, num_bytes: int, kept: Holding | None, drop: Callable[[int], None]) -> int:
+        """Drop stored holdings, least recently used first, until `num_bytes` are free.
+
+        `kept` stays. `drop` is told each cache. Nothing is dropped where that would not be enough.
+        Returns the number dropped.
+        """
+        evictable = [holding for holding in self._stored.values() if holding is not kept]
+        if self.free_bytes + sum(holding.num_bytes for holding in evictable) < num_bytes:
+            return 0
+        count = 0
+        for holding in evictable:
+            if self.free_bytes >= num_bytes:
+                break
+            self.drop(holding)
+            drop(holding.cache)
+            count += 1
+        return count
+
+    def match(self, lane: Lane, salt: str, tokens: list[int]) -> tuple[Holding, int] | None:
+        """The holding that shares the longest prefix with `tokens`, and its length.
+
+        At least a page, and never all of `tokens`: the last is computed for its logits.
+        """
+        found = self._index.match(lane.name, salt, tokens)
+        if found is not None and not found[0].in_use:
+            self._stored.move_to_end(found[0].cache)
+        return found
+
+    def forget_lane(self, lane: Lane) -> list[int]:
+        """Drop what is stored of a lane; the caches dropped. `UsageError` while one is in use."""
+        if any(holding.lane is lane for holding in self._in_use.values()):
+            raise UsageError(f"The subnet {lane.name!r} is running; close it when it is idle.")
+        gone = [holding for holding in self._stored.values() if holding.lane is lane]
+        for holding in gone:
+            self.drop(holding)
+        return [holding.cache for holding in gone]

@@ -1,0 +1,161 @@
+"""`Subnets`: the subnets of one artifact as models, opened when they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from pliant.errors import DoesNotFitError, PliantError, UsageError
+from pliant.runtime.text_engine import Pliant, TextEngine
+from pliant.serve.engine_room import EngineRoom
+from pliant.subnet import Subnet
+
+
+class UnknownModelError(PliantError):
+    """A model name that names nothing here; the message lists what does."""
+
+
+class Subnets:
+    """Names of models, and the open engines behind them, all over the same mapped bytes.
+
+    `NAME` is the default cut, `NAME@CUT` any cut by its address or saved name, `NAME@auto` the one
+    of `auto_cuts` that the load allows. At most `max_open` engines are open; one that nobody uses
+    gives way, and its caches with it.
+    """
+
+    def __init__(
+        self,
+        model: Pliant,
+        name: str,
+        room: EngineRoom,
+        *,
+        default_cut: str = "",
+        auto_cuts: tuple[str, ...] = (),
+        max_open: int = 4,
+        **engine_options: Any,
+    ) -> None:
+        self.model, self.name, self.default_cut = model, name, default_cut
+        self._room, self._max_open, self._options = room, max_open, engine_options
+        cuts = auto_cuts or tuple(dict.fromkeys([default_cut, *model.artifact.subnet_names()]))
+        self.auto_cuts = tuple(sorted(cuts, key=self._weight, reverse=True))
+        self._open: OrderedDict[str, TextEngine] = OrderedDict()
+        self._pins: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+        self._guard = threading.Lock()
+
+    def model_name(self, cut: str) -> str:
+        """The name that a client gives for a cut."""
+        return f"{self.name}@{cut}" if cut else self.name
+
+    def names(self) -> list[str]:
+        """The models to list: the default, every saved cut, what is open, and `auto`."""
+        cuts = dict.fromkeys(["", *self.model.artifact.subnet_names(), *self._open, "auto"])
+        return [self.model_name(cut) for cut in cuts]
+
+    def open_cuts(self) -> list[str]:
+        """The cuts whose engines are open."""
+        with self._guard:
+            return list(self._open)
+
+    def subnet(self, cut: str) -> Subnet:
+        """The subnet of a cut; `UnknownModelError` where there is none."""
+        try:
+            return self.model.subnet(cut)
+        except PliantError as error:
+            raise UnknownModelError(f"{error} {self._listing()}") from error
+
+    def resolve(self, model: str, waiting: int, *, smallest: str | None, hurry: bool) -> str:
+        """The cut to run for the model a client asked for, "" being the whole artifact.
+
+        `waiting` requests wait for each place; `@auto` goes one cut down for each, `hurry` begins
+        at the last, and `smallest` is the last that the client allows.
+        """
+        name, _, cut = model.partition("@")
+        if model and name != self.name:
+            raise UnknownModelError(f"There is no model {model!r}. {self._listing()}")
+        if cut != "auto":
+            found = cut or self.default_cut
+            self.subnet(found)
+            return found
+        rungs = list(self.auto_cuts)
+        if smallest is not None:
+            floor = smallest.removeprefix(f"{self.name}@")
+            least = self._weight(floor)
+            rungs = [rung for rung in rungs if self._weight(rung) >= least] or [floor]
+        return rungs[-1] if hurry else rungs[min(waiting, len(rungs) - 1)]
+
+    @asynccontextmanager
+    async def engine(self, cut: str) -> AsyncIterator[TextEngine]:
+        """The engine of a cut, kept open until the block ends; its lane is named by the cut."""
+        async with self._lock:
+            if cut not in self._open:
+                await asyncio.to_thread(self._open_engine, cut)
+            self._open.move_to_end(cut)
+            self._pins[cut] = self._pins.get(cut, 0) + 1
+        try:
+            yield self._open[cut]
+        finally:
+            self._pins[cut] -= 1
+
+    def describe(self, cut: str) -> dict[str, Any]:
+        """What `/v1/subnets` says of a cut."""
+        subnet = self.subnet(cut)
+        return {
+            "id": self.model_name(cut),
+            "cut": cut,
+            "open": cut in self._open,
+            "blocks": len(subnet.shape.blocks),
+            "parameters": subnet.num_parameters,
+            "weight_bytes": subnet.weight_bytes,
+            "effective_bits": subnet.effective_bits,
+            "cache_bytes_per_token": subnet.cache_bytes(1),
+            "receipts": [
+                msgspec.to_builtins(receipt)
+                for receipt in self.model.artifact.manifest.receipts
+                if receipt.address == cut
+            ],
+        }
+
+    def close(self) -> None:
+        """Close every engine; the room must be closed before."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _weight(self, cut: str) -> int:
+        return self.subnet(cut).weight_bytes
+
+    def _listing(self) -> str:
+        return f"There are {', '.join(self.names())}, and {self.name}@d8-w0.75-b3 and the like."
+
+    def _open_engine(self, cut: str) -> None:
+        """Open an engine, after an idle one was closed if there are too many."""
+        subnet = self.subnet(cut)
+        if len(self._open) >= self._max_open:
+            self._close_one()
+        engine = self.model.engine(subnet, **self._options)
+        self._room.open_lane(cut, engine.engine)
+        with self._guard:
+            self._open[cut] = engine
+
+    def _close_one(self) -> None:
+        for cut in list(self._open):
+            if self._pins.get(cut):
+                continue
+            try:
+                self._room.close_lane(cut)
+            except UsageError:
+                # Its last text was cancelled and is still being computed.
+                continue
+            with self._guard:
+                self._open.pop(cut).close()
+            return
+        raise DoesNotFitError(
+            f"{len(self._open)} subnets are in use, which is the most this server keeps open "
+            f"(--max-subnets): {', '.join(map(self.model_name, self._open))}. Use one of them."
+        )

@@ -1,0 +1,232 @@
+"""`Texts`: the works of one request, from its body to a stream of what they write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pliant.errors import GenerationError
+from pliant.runtime.chat import plain_chat
+from pliant.runtime.generation import prompt_tokens
+from pliant.runtime.text_engine import TextEngine
+from pliant.serve.api.errors import ApiError, bad_request, failure_error
+from pliant.serve.api.messages import tool_schema
+from pliant.serve.api.requests import TextRequest
+from pliant.serve.engine_room import EngineRoom, Failure
+from pliant.serve.grammar import GrammarCompiler
+from pliant.serve.scheduling import Work
+from pliant.serve.writer import Emission, Writer
+
+_numbers = itertools.count()
+
+
+class Post:
+    """Calls from another thread into an event loop, many of them by one wake-up."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._awake = False
+
+    def open(self) -> None:
+        """Deliver to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, call: Callable[[Any], None], value: Any) -> None:
+        """Let the loop make `call(value)` soon, in the order of sending; from one thread only."""
+        assert self._loop is not None
+        self._calls.append((call, value))
+        if not self._awake:
+            self._awake = True
+            # A loop that is closed belongs to a server that has stopped: nobody listens.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # Before the calls are made: what is sent meanwhile wakes the loop once more at worst.
+        self._awake = False
+        while self._calls:
+            call, value = self._calls.popleft()
+            call(value)
+
+
+class Usage(msgspec.Struct):
+    """Tokens of a request: of its prompts, of them from kept prefixes, and written."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    written_tokens: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The `usage` object of the API."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.written_tokens,
+            "total_tokens": self.prompt_tokens + self.written_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.reused_tokens},
+        }
+
+
+class Texts:
+    """Every prompt of a request, `num_choices` times: choice i of prompt p has index p n + i."""
+
+    def __init__(
+        self,
+        request: TextRequest,
+        engine: TextEngine,
+        room: EngineRoom,
+        grammars: GrammarCompiler,
+        post: Post,
+        *,
+        cut: str,
+        client: str,
+        salt: str,
+    ) -> None:
+        self.request, self.engine, self.usage = request, engine, Usage()
+        self._room, self._grammars, self._post = room, grammars, post
+        self._cut, self._client, self._salt = cut, client, salt
+        self._names: list[str] = []
+        self._events: asyncio.Queue[tuple[int, Emission | Failure]] = asyncio.Queue()
+        self.prompts = [self._prompt(text) for text in self._texts()]
+        self.usage.prompt_tokens = sum(map(len, self.prompts))
+        #: Nanoseconds of the request and of every token, by index.
+        self.started = time.monotonic_ns()
+        self.times: dict[int, list[int]] = {}
+
+    def submit(self) -> None:
+        """Hand all works to the engine room; all or none of them are accepted."""
+        self._post.open()
+        number = next(_numbers)
+        try:
+            for place, prompt in enumerate(self.prompts):
+                leader = None
+                for choice in range(self.request.num_choices):
+                    index = place * self.request.num_choices + choice
+                    name = f"{number}.{index}"
+                    self._submit(name, index, prompt, choice, leader)
+                    leader = leader or name
+        except Exception:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Nobody wants what is not finished any more. Harmless when all is."""
+        for name in self._names:
+            self._room.cancel(name)
+
+    async def events(self) -> AsyncIterator[tuple[int, Emission]]:
+        """What the works write, as it comes, until all are done; `ApiError` where one fails."""
+        left = len(self._names)
+        while left:
+            index, event = await self._events.get()
+            if isinstance(event, Failure):
+                raise failure_error(event)
+            times = self.times.setdefault(index, [])
+            times.append(event.nanoseconds)
+            if len(times) == 1 and index % self.request.num_choices == 0:
+                self.usage.reused_tokens += event.reused_tokens
+            self.usage.written_tokens += 0 if self.request.max_tokens == 0 else 1
+            left -= event.finish_reason is not None
+            yield index, event
+
+    def _submit(
+        self,
+        name: str,
+        index: int,
+        prompt: Sequence[int],
+        choice: int,
+        leader: str | None,
+    ) -> None:
+        writer = self._writer(prompt, choice)
+        timeout = self.request.timeout_seconds
+        work = Work(
+            name=name,
+            client=self._client,
+            lane=self._cut,
+            prompt=tuple(prompt),
+            max_tokens=writer.options.sampling.max_tokens,
+            salt=self._salt,
+            prompt_logits=self.request.options.prompt_logprobs,
+            deadline=None if timeout is None else self.started + int(timeout * 1e9),
+            leader=leader,
+        )
+
+        def sink(event: Emission | Failure) -> None:
+            self._post.send(self._events.put_nowait, (index, event))
+
+        self._room.submit(work, writer, sink)
+        self._names.append(name)
+
+    def _writer(self, prompt: Sequence[int], choice: int) -> Writer:
+        request, options = self.request, self.request.options
+        room = self._room.scheduler.max_tokens(self._cut) - len(prompt) + 1
+        most = room if request.max_tokens is None else max(request.max_tokens, 1)
+        sampling = msgspec.structs.replace(
+            options.sampling,
+            # Choices differ by their seeds, and equal those of a request with that seed.
+            seed=(options.sampling.seed + choice) % 2**64,
+            max_tokens=most,
+            stop=(*options.sampling.stop, *self._template_stops()),
+        )
+        schema = self._schema()
+        return Writer(
+            self.engine.tokenizer,
+            prompt,
+            msgspec.structs.replace(options, sampling=sampling),
+            self.engine.engine.max_context,
+            self._grammars.compile(schema) if schema is not None else None,
+        )
+
+    def _schema(self) -> Mapping[str, Any] | None:
+        request = self.request
+        if request.forced_tool is not None:
+            return tool_schema(request.tools, request.forced_tool)
+        return request.schema
+
+    def _template_stops(self) -> tuple[str, ...]:
+        plain = self.request.kind == "chat" and self.engine.tokenizer.chat_template is None
+        return ("\nUser:", "\nSystem:") if plain else ()
+
+    def _texts(self) -> Sequence[str | Sequence[int]]:
+        request, tokenizer = self.request, self.engine.tokenizer
+        if request.kind == "completion":
+            return request.prompts
+        if tokenizer.chat_template is None:
+            return [plain_chat(request.messages)]
+        tools = request.tools or None
+        ids = tokenizer.apply_chat_template(
+            request.messages, tools=tools, variables=request.template_variables
+        )
+        return [ids]
+
+    def _prompt(self, text: str | Sequence[int]) -> list[int]:
+        """Checked token ids, with room for what is to be written."""
+        engine, request = self.engine.engine, self.request
+        context = engine.max_context
+        tokens = self.engine.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        wanted = max(request.max_tokens or 1, 1)
+        # The token written last needs no place in the context.
+        if len(tokens) + wanted - 1 > context:
+            raise bad_request(
+                f"This model's context is {context} tokens. The request has {len(tokens)} of "
+                f"prompt and asks for {wanted} more; shorten either.",
+                code="context_length_exceeded",
+                param="messages" if request.kind == "chat" else "prompt",
+            )
+        outside = [token for token in request.options.logit_bias if token >= engine.vocab_size]
+        if outside:
+            raise bad_request(
+                f"logit_bias names token {outside[0]}; this model has {engine.vocab_size}.",
+                param="logit_bias",
+            )
+        try:
+            return prompt_tokens(engine, self.engine.tokenizer, tokens)
+        except GenerationError as error:
+            raise ApiError(400, str(error), param="prompt") from error

@@ -1,0 +1,185 @@
+"""`Writer`: one text being written, from logits to what a client may be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.runtime.sampling import Sampler, SamplingOptions
+from pliant.runtime.stop_strings import StopStrings
+from pliant.runtime.tokenizer import Tokenizer
+from pliant.serve.grammar import Grammar
+
+#: Why a text ended: an end token, stop string or complete JSON; `max_tokens` or the context.
+FinishReason = Literal["stop", "length"]
+
+
+class WriterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a text is written, beyond its sampling.
+
+    `logit_bias` is added to the logits of tokens; `presence_penalty` is taken from each token that
+    was written before, `frequency_penalty` as often as it was (OpenAI's definition: the prompt does
+    not count). `top_logprobs` is how many likely tokens to report beside each one, None for no
+    log-probabilities; `prompt_logprobs` reports the prompt's too. `continues` says that the text
+    goes on from its prompt.
+    """
+
+    sampling: SamplingOptions
+    logit_bias: Mapping[int, float] = {}
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int | None = None
+    prompt_logprobs: bool = False
+    ignore_eos: bool = False
+    continues: bool = True
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether each token is the likeliest, and nothing else is asked of the logits."""
+        return (
+            self.sampling.temperature == 0
+            and self.sampling.repetition_penalty == 1
+            and not self.logit_bias
+            and not self.presence_penalty
+            and not self.frequency_penalty
+            and self.top_logprobs is None
+            and not self.ignore_eos
+        )
+
+
+class TokenScore(msgspec.Struct, frozen=True):
+    """A token, its log-probability under the model itself (None for the first of a prompt), and
+    the likeliest tokens in its place with theirs.
+    """
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Emission(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step added: a token, the text that became certain, and why it was the last one.
+
+    `score` is that of the token if asked for, `prompt_scores` come with the first token.
+    `nanoseconds` is when it was written, `reused_tokens` how much of the prompt was in a kept
+    prefix; both are for the engine room to fill in.
+    """
+
+    token: int
+    text: str
+    finish_reason: FinishReason | None = None
+    stop: str | None = None
+    score: TokenScore | None = None
+    prompt_scores: tuple[TokenScore, ...] = ()
+    nanoseconds: int = 0
+    reused_tokens: int = 0
+
+
+class Writer:
+    """Chooses tokens of one sequence and turns them into text. Not to be shared by threads."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        options: WriterOptions,
+        max_context: int,
+        grammar: Grammar | None = None,
+    ) -> None:
+        self.options = options
+        self._prompt = tuple(prompt)
+        self._max_context = max_context
+        self._grammar = grammar
+        self._eos_ids = tokenizer.eos_ids
+        self._sampler = Sampler(options.sampling, prompt)
+        self._decoder = tokenizer.decoder(continues=options.continues)
+        self._stops = StopStrings(options.sampling.stop)
+        self._counts: dict[int, int] = {}
+        self._num_written = 0
+        self._prompt_scores: list[TokenScore] = []
+        if options.prompt_logprobs:
+            self._prompt_scores.append(TokenScore(self._prompt[0], None))
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token is all that `accept_token` needs."""
+        return self._grammar is None and self.options.is_plain_greedy
+
+    def read_prompt(self, begin: int, logits_TV: NDArray[np.float32]) -> None:
+        """Note the scores of the prompt from logits behind its tokens `begin` on.
+
+        What was noted before (a prompt may be computed twice) is passed over.
+        """
+        for place, logits_V in enumerate(logits_TV, begin + 1):
+            if place == len(self._prompt_scores) and place < len(self._prompt):
+                self._prompt_scores.append(self._score(logits_V, self._prompt[place]))
+
+    def accept(self, logits_V: NDArray[np.float32]) -> Emission:
+        """Choose the next token from float32 logits `[vocabulary]`.
+
+        `GenerationError` where the logits are not finite or the grammar is at an end.
+        """
+        token = self._sampler.sample(self._adjusted(logits_V))
+        score = None if self.options.top_logprobs is None else self._score(logits_V, token)
+        return self._write(token, score)
+
+    def accept_token(self, token: int) -> Emission:
+        """Take the likeliest token, for a writer that is plain greedy."""
+        return self._write(token, None)
+
+    def _adjusted(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
+        options = self.options
+        scores_V = logits_V.copy()
+        for token, bias in options.logit_bias.items():
+            scores_V[token] += np.float32(bias)
+        if self._counts and (options.presence_penalty or options.frequency_penalty):
+            tokens = np.fromiter(self._counts, np.int64)
+            counts = np.fromiter(self._counts.values(), np.float32)
+            scores_V[tokens] -= options.presence_penalty + options.frequency_penalty * counts
+        if options.ignore_eos:
+            scores_V[list(self._eos_ids)] = -np.inf
+        if self._grammar is not None:
+            scores_V[~self._grammar.allowed()] = -np.inf
+        return scores_V
+
+    def _score(self, logits_V: NDArray[np.float32], token: int) -> TokenScore:
+        logits = logits_V.astype(np.float64)
+        logits -= logits.max()
+        logprobs = logits - np.log(np.exp(logits).sum())
+        count = min(self.options.top_logprobs or 0, len(logprobs))
+        top: list[int] = []
+        if count:
+            likely = np.argpartition(-logprobs, count - 1)[:count]
+            top = likely[np.lexsort((likely, -logprobs[likely]))].tolist()
+        return TokenScore(
+            token, float(logprobs[token]), tuple((one, float(logprobs[one])) for one in top)
+        )
+
+    def _write(self, token: int, score: TokenScore | None) -> Emission:
+        self._num_written += 1
+        self._counts[token] = self._counts.get(token, 0) + 1
+        ends = token in self._eos_ids
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        text = "" if ends else self._stops.push(self._decoder.push(token))
+        complete = self._grammar is not None and self._grammar.is_complete
+        reason: FinishReason | None = None
+        if ends or self._stops.found or complete:
+            reason = "stop"
+        elif self._num_written >= self.options.sampling.max_tokens or self._is_full():
+            reason = "length"
+        if reason and not self._stops.found:
+            text += self._stops.push(self._decoder.finish())
+            text += "" if self._stops.found else self._stops.finish()
+        scores, self._prompt_scores = tuple(self._prompt_scores), []
+        return Emission(
+            token=token, text=text, finish_reason=reason, score=score, prompt_scores=scores
+        )
+
+    def _is_full(self) -> bool:
+        # The token just chosen would need the place behind the last.
+        return len(self._prompt) + self._num_written > self._max_context

@@ -1,0 +1,87 @@
+"""Streams whose clients do not read or go away end, and say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from pliant.errors import GenerationError
+from pliant.serve.event_stream import EventStream
+from pliant.serve.safety import GuardLimits
+
+
+async def endless() -> AsyncIterator[dict[str, Any]]:
+    while True:
+        yield {"token": 1}
+
+
+async def broken() -> AsyncIterator[dict[str, Any]]:
+    raise GenerationError("It cannot be.")
+    yield {}
+
+
+async def never() -> dict[str, Any]:
+    await asyncio.Event().wait()
+    return {}
+
+
+async def gone() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+def run(events: AsyncIterator[dict[str, Any]], receive: Any, send: Any) -> list[bool]:
+    """What `closed` was told."""
+    told: list[bool] = []
+
+    async def closed(client_gone: bool) -> None:
+        told.append(client_gone)
+
+    async def answer() -> None:
+        limits = GuardLimits(send_seconds=0.05)
+        stream = EventStream(events, {}, closed, keep_alive=0.02)
+        await stream({"pliant.limits": limits, "pliant.send": send}, receive, send)
+
+    asyncio.run(asyncio.wait_for(answer(), 30))
+    return told
+
+
+def test_a_client_that_does_not_read_is_given_up() -> None:
+    async def stuck(message: Any) -> None:
+        await never()
+
+    assert run(endless(), never, stuck) == [True]
+
+
+def test_a_client_that_goes_away_is_noticed_before_the_first_event() -> None:
+    async def silent() -> AsyncIterator[dict[str, Any]]:
+        yield await never()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    assert run(silent(), gone, send) == [True]
+    assert sent == []
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_failure_has_a_status_before_the_first_event_and_an_event_behind_it(after: int) -> None:
+    async def events() -> AsyncIterator[dict[str, Any]]:
+        for place in range(after):
+            yield {"place": place}
+        async for event in broken():
+            yield event
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    assert run(events(), never, send) == [False]
+    assert sent[0]["status"] == (200 if after else 400)
+    assert b"It cannot be." in sent[-1]["body"] and b"DONE" not in sent[-1]["body"]
+    assert not sent[-1].get("more_body")
