@@ -8,7 +8,7 @@ in the same minute, the machine's own limit is probed: the rate of plain reading
 dot-product instructions (on AVX2 maddubs, with nothing that sums its results); a busy machine
 lowers both. It also writes how the time of a product grows with the tokens, from memory and from
 cache, and fails where n tokens take longer than n times one, or less than fewer tokens, by more
-than the noise.
+than the noise. The default run takes less than a minute; `--planes` and `--threads` choose others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
 ROWS, COLUMNS = 8192, 2048  # the up projection of a model of 1 B weights
 PREFILL_TOKENS = 504
 READ_BYTES = 2**28  # far beyond every cache
-CACHED_ROWS, CACHED_COLUMNS = 128, 2048  # at 8 planes 0.3 MB: in the second-level cache
-TOKEN_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 13, 16, 24]
+# At 8 planes 0.5 MB: in the second-level cache; too few rows for a path to change to tables.
+CACHED_ROWS, CACHED_COLUMNS = 224, 2048
+LOOKUP_ROWS = 1024  # share the work of making tables, as the rows of a model do
+TOKEN_COUNTS = [*range(1, 11), 12, 13, 16, 17, 24, 32]
+GROWTH_PLANES = {1, 2, 4, 8}
+GROWTH_BYTES = 2**26  # twice a large cache
 NOISE = 0.05  # of the growth of time with tokens
 
 
@@ -69,12 +74,25 @@ def decode(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, An
 
 
 def cached(isa: str, num_planes: int) -> dict[str, Any]:
-    """One token and one thread against a matrix in cache: what the arithmetic alone allows."""
-    num_bytes = matrix_bytes(num_planes, CACHED_ROWS, CACHED_COLUMNS)
-    seconds = kernels.measure_product(isa, num_planes, CACHED_ROWS, CACHED_COLUMNS, 1, 1, 1, 2000)
-    return {"bytes": num_bytes / min(seconds) / 1e9}
+    """One token and one thread against a matrix in cache: what the arithmetic alone allows.
+
+    `by_tables` is the same by the path that looks sums up, where there is one.
+    """
+    figures = {"bytes": cached_rate(isa, num_planes, CACHED_ROWS)}
+    lookup = f"{isa.removesuffix('_lookup')}_lookup"
+    if lookup in kernels.paths():
+        figures["by_tables"] = cached_rate(lookup, num_planes, LOOKUP_ROWS)
+    return figures
 
 
+def cached_rate(isa: str, num_planes: int, rows: int) -> float:
+    """GB/s of planes and scales of a small matrix that is multiplied again and again."""
+    num_bytes = matrix_bytes(num_planes, rows, CACHED_COLUMNS)
+    seconds = kernels.measure_product(isa, num_planes, rows, CACHED_COLUMNS, 1, 1, 1, 1000)
+    return num_bytes / min(seconds) / 1e9
+
+
+@cache
 def torch_rate(threads: int) -> float | None:
     """Operations per second of torch's fp32 product of the prefill shape; None without torch."""
     try:
@@ -93,7 +111,7 @@ def torch_rate(threads: int) -> float | None:
 
 def prefill(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, Any]:
     """Many tokens against one matrix, and the rate of the dot-product instruction beside it."""
-    peaks = kernels.measure_dot_peak(isa, threads, 100)
+    peaks = kernels.measure_dot_peak(isa, threads, 30)
     seconds = kernels.measure_product(
         isa, num_planes, ROWS, COLUMNS, PREFILL_TOKENS, threads, 1, rounds
     )
@@ -111,7 +129,7 @@ def prefill(isa: str, num_planes: int, threads: int, rounds: int) -> dict[str, A
 def growth(isa: str, num_planes: int, rows: int, columns: int, num_bytes: int) -> dict[str, Any]:
     """Time of a product with some tokens over the time with one, for `num_bytes` of matrices."""
     count = max(1, num_bytes // matrix_bytes(num_planes, rows, columns))
-    rounds = 9 if count > 1 else 300
+    rounds = 4 if count > 1 else 100
     best = {
         tokens: min(
             kernels.measure_product(isa, num_planes, rows, columns, tokens, 1, count, rounds)
@@ -166,6 +184,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         f"{fast['bytes'].median:.1f}",
         f"{fast['share']:.0%}",
         f"{line['cached']['bytes']:.1f}",
+        f"{line['cached']['by_tables']:.1f}" if "by_tables" in line["cached"] else "",
         f"{many['operations'].median:.0f} [{many['operations'].low:.0f}, "
         f"{many['operations'].high:.0f}]",
         f"{many['share']:.0%}" if "share" in many else "",
@@ -191,17 +210,17 @@ def main() -> int:
     lines = list(measured(isa, arguments.planes, arguments.threads, arguments.rounds))
     ratios = [
         growth(isa, num_planes, *shape)
-        for num_planes in arguments.planes
-        for shape in ((4096, 2048, READ_BYTES), (CACHED_ROWS, CACHED_COLUMNS, 0))
+        for num_planes in sorted(GROWTH_PLANES & set(arguments.planes))
+        for shape in ((4096, 2048, GROWTH_BYTES), (CACHED_ROWS, CACHED_COLUMNS, 0))
     ]
     known = conditions(isa)
     results = {
         "conditions": known,
         "table": {
             "columns": ["planes", "threads", "decode, Gweight/s", "GB/s", "of the read rate",
-                        "GB/s in cache, 1 thread", "prefill, GOP/s", "of the int8 peak",
-                        "over torch fp32"],
-            "align": "rrrrrrrrr",
+                        "GB/s in cache, 1 thread", "by tables", "prefill, GOP/s",
+                        "of the int8 peak", "over torch fp32"],
+            "align": "rrrrrrrrrr",
             "rows": [cells(line) for line in lines],
             "caption": f"{ROWS} x {COLUMNS}, {known['kernels']}; one token from memory, "
             f"{PREFILL_TOKENS} tokens; median [spread]; limits probed beside each figure; "
@@ -224,8 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--isa", default=kernels.best(), choices=kernels.paths())
     parser.add_argument("--planes", type=int, nargs="+", default=list(range(1, 9)))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
+    parser.add_argument("--rounds", type=int, default=5)
     return parser
 
 

@@ -6,9 +6,10 @@ PYTHON is an interpreter with `llama-cpp-python` and `gguf`, for instance of
     python3 -m venv peers && peers/bin/pip install llama-cpp-python gguf
 
 torch and transformers are those of this interpreter. All runners of a model take turns within one
-run, in an order that turns round, with the read bandwidth probed before and after; ratios are
-medians of the ratios within the rounds. Weights are random (`random_models.py`): speed does not
-depend on them. llama.cpp gets the type of each tensor that its own quantizer would choose.
+run, in an order that turns round, with the read bandwidth and the peak of byte products probed
+between the rounds; ratios are medians of the ratios within the rounds. Weights are random
+(`random_models.py`): speed does not depend on them. llama.cpp gets the type of each tensor that its
+own quantizer would choose.
 
 Every model's results are stored when it is done; `--resume` goes on after an interruption. All
 models take about 15 minutes, `--quick` 4. To look at a long context:
@@ -36,12 +37,12 @@ import numpy as np
 from peer_process import PeerError, PeerProcess
 from pliant.evaluate.speed import RunSample
 from pliant.measurement import Measurement, format_bytes, format_seconds
-from pliant.recipes.bench import BandwidthProbe, machine_text
-from pliant.runtime.bandwidth import read_rate
+from pliant.recipes.bench import machine_text
 from pliant.subnet import Subnet
 from random_models import CACHE, CONFIGS, fingerprint, full_spec
 from vs_peers_cases import BF16_PROMPT, DTYPES, Case, Cases, Length, length_for
 from vs_peers_goals import judged
+from vs_peers_limits import Limits
 from vs_peers_table import brief, table
 
 HERE = Path(__file__).parent
@@ -56,32 +57,23 @@ LEAST_DECODE = 8
 
 
 def measure(cases: list[Case], repeats: int, most_seconds: float) -> dict[str, Any]:
-    """Probe, warm up, run every case in turn `repeats` times, probe again."""
-    counts = sorted({case.threads for case in cases})
-    before = {count: read_rate(count) for count in counts}
+    """Warm up, then probe and run every case in turn `repeats` times, and probe again."""
     samples: list[list[RunSample]] = [[] for _ in cases]
     cases = warmed_up(cases, most_seconds)
+    limits = Limits(sorted({case.threads for case in cases}))
     begin = time.perf_counter()
     for number in range(repeats):
         order = range(len(cases)) if number % 2 == 0 else reversed(range(len(cases)))
         for place in order:
             time.sleep(REST_SECONDS)
             samples[place].append(cases[place].run())
+        limits.probe()
         took = (time.perf_counter() - begin) / (number + 1)
         left = took * (repeats - number - 1)
         say(f"  round {number + 1} of {repeats} took {format_seconds(took)}"
             + (f", about {format_seconds(left)} left" if left else ""))  # fmt: skip
-    probes = [
-        BandwidthProbe(threads=count, before=before[count], after=read_rate(count))
-        for count in counts
-    ]
-    rates = {probe.threads: probe.rate for probe in probes}
-    lines = [
-        line_of(case, taken, rates[case.threads])
-        for case, taken in zip(cases, samples, strict=True)
-    ]
-    return {"probes": msgspec.to_builtins(probes), "drift": max(probe.drift for probe in probes),
-            "lines": lines}  # fmt: skip
+    lines = [line_of(case, taken, limits) for case, taken in zip(cases, samples, strict=True)]
+    return limits.stored() | {"lines": lines}
 
 
 def warmed_up(cases: list[Case], most_seconds: float) -> list[Case]:
@@ -99,13 +91,14 @@ def warmed_up(cases: list[Case], most_seconds: float) -> list[Case]:
     return [case.with_decode(tokens) for case in cases]
 
 
-def line_of(case: Case, samples: list[RunSample], rate: float) -> dict[str, Any]:
+def line_of(case: Case, samples: list[RunSample], limits: Limits) -> dict[str, Any]:
     """The figures of one case; the samples too, from which ratios within a round are taken."""
     under = f"{case.threads} threads"
     decode = [case.length.decode / sample.decode_seconds for sample in samples]
     prefill = [case.length.prompt / sample.first_seconds for sample in samples]
     token_bytes = case.weight_bytes + case.cache_bytes
     bandwidth = float(np.median(decode)) * token_bytes / 1e9
+    int8_share = limits.int8_share(case, samples)
     line = {
         "runner": case.runner,
         "threads": case.threads,
@@ -116,13 +109,15 @@ def line_of(case: Case, samples: list[RunSample], rate: float) -> dict[str, Any]
         "decode": msgspec.to_builtins(Measurement.of(decode, "token/s", "decode", under)),
         "prefill": msgspec.to_builtins(Measurement.of(prefill, "token/s", "prefill", under)),
         "gigabytes_per_second": bandwidth,
-        "share": bandwidth / rate,
+        "share": limits.read_share(case, samples),
+        "int8_share": int8_share,
         "decode_samples": decode,
         "prefill_samples": prefill,
     }
     say(f"  {case.runner:20} {line['decode']['median']:8.1f} token/s decode, "
         f"{line['share']:4.0%} of the read rate, "
-        f"{line['prefill']['median']:8.1f} token/s prefill")  # fmt: skip
+        f"{line['prefill']['median']:8.1f} token/s prefill"
+        + ("" if int8_share is None else f", {int8_share:4.0%} of the int8 peak"))  # fmt: skip
     return line
 
 

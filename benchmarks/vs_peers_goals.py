@@ -26,6 +26,8 @@ SHARE = (
     ("Qwen2.5-0.5B", 4, 0.8), ("Qwen2.5-0.5B", 2, 0.8), ("TinyLlama-1.1B", 4, 0.85),
     ("TinyLlama-1.1B", 2, 0.85),
 )  # fmt: skip
+#: Least share of the peak of byte products in prefill, with any planes.
+PEAK = (("Llama-3.2-1B", 0.55),)
 #: Least prefill over the best of a peer: model, peer, factor.
 PREFILL = (("Llama-3.2-1B", "llama.cpp", 2.2), ("Llama-3.2-1B", "torch fp32", 1.0))
 
@@ -37,8 +39,8 @@ def judged(models: dict[str, Any]) -> list[dict[str, Any]]:
     """
     return [
         {"goal": goal, "least": least, "measured": measured, "met": measured >= least}
-        for goal, least, measured in (*_decode(models), *_shares(models), *_prefill(models),
-                                      *_bits(models))
+        for goal, least, measured in (*_decode(models), *_shares(models), *_peaks(models),
+                                      *_prefill(models), *_bits(models))
     ]  # fmt: skip
 
 
@@ -67,6 +69,14 @@ def _shares(models: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
     for name, planes, least in SHARE:
         for line in _ours(_lines(models, name), planes):
             yield f"{name}, {planes} planes: share of the read rate", least, line["share"]
+
+
+def _peaks(models: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
+    for name, least in PEAK:
+        for line in _lines(models, name):
+            planes, share = planes_of(line), line.get("int8_share")
+            if planes is not None and share is not None:
+                yield f"{name}, {planes} planes: prefill's share of the int8 peak", least, share
 
 
 def _prefill(models: dict[str, Any]) -> Iterator[tuple[str, float, float]]:

@@ -17,7 +17,7 @@ Line = dict[str, Any]
 def table(models: dict[str, Any]) -> dict[str, Any]:
     """Columns, rows and caption for `benchmarks/tables.py`."""
     columns = ["model", "runner", "threads", "weights read", "decode", "of read rate", "prefill",
-               "decode ÷ peer", "prefill ÷ best peer"]  # fmt: skip
+               "of int8 peak", "decode ÷ peer", "prefill ÷ best peer"]  # fmt: skip
     rows = [
         [
             name,
@@ -27,13 +27,14 @@ def table(models: dict[str, Any]) -> dict[str, Any]:
             spread(line["decode"]),
             f"{line['share']:.0%}",
             spread(line["prefill"]) if line["prompt_tokens"] > 16 else "",
+            int8_share(line),
             decode_ratios(line, model["lines"]),
             prefill_ratio(line, model["lines"]),
         ]
         for name, model in models.items()
         for line in model["lines"]
     ]
-    return {"columns": columns, "align": "llrrrrrll", "rows": rows, "caption": caption(models)}
+    return {"columns": columns, "align": "llrrrrrrll", "rows": rows, "caption": caption(models)}
 
 
 def caption(models: dict[str, Any]) -> str:
@@ -57,7 +58,8 @@ def caption(models: dict[str, Any]) -> str:
     return (
         "One sequence, greedy, random weights; token/s as median [lowest, highest] of "
         f"{known.get('repeats', '')} runs that took turns; ratios are medians of the ratios within "
-        f"a turn. Read rate before and after: {'. '.join(parts)}. {known.get('machine', '')}, "
+        "a turn. The int8 peak is that of byte products alone, without the sums over them. "
+        f"Read rate before and after: {'. '.join(parts)}. {known.get('machine', '')}, "
         f"kernels {known.get('kernels', '')}; {peers}."
     )
 
@@ -67,6 +69,12 @@ def spread(measured: dict[str, Any]) -> str:
     digits = 1 if measured["median"] < 100 else 0
     low, middle, high = (f"{measured[key]:.{digits}f}" for key in ("low", "median", "high"))
     return f"{middle} [{low}, {high}]"
+
+
+def int8_share(line: Line) -> str:
+    """Prefill over the peak of byte products; nothing where either says nothing."""
+    share = line.get("int8_share")
+    return "" if share is None or line["prompt_tokens"] <= 16 else f"{share:.0%}"
 
 
 def planes_of(line: Line) -> int | None:

@@ -6,91 +6,16 @@
 // serves 16 rows. Activations are packed in the order the inner loop reads them, so that no two
 // lines meet in one cache set, and stay in the second-level cache for up to kSuperTokens tokens.
 //
-// maddubs adds two products |code * activation| <= (2^planes - 1) * 127 in 16 bits. A window of
-// quads is added in 16 bits, modulo 2^16, from a start that makes its sum that of the centred
-// products (code - 2^(planes - 1)) * activation, which fits; then it is widened to 32 bits:
-//
-//     planes   quads in a window   largest centred sum
-//     1 to 4   16                  16 * 2 * 8 * 127 = 32512
-//     5        8                   8 * 2 * 16 * 127 = 32512
-//     6        4                   4 * 2 * 32 * 127 = 32512
-//     7        2                   2 * 2 * 64 * 127 = 32512
-//     8        16, twice           of 16 * upper + lower nibble
-//
-// Other arithmetic as in planes_avx512.cpp; the term of the zero point becomes sum / 2 (with two
-// pieces 17 / 2 of it), exact all the same.
+// Why the sums are exact: pack_avx2.h. Other arithmetic as in planes_avx512.cpp; the term of the
+// zero point becomes sum / 2 (with two pieces 17 / 2 of it), exact all the same.
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/pack_avx2.h"
 #include "kernels/planes_avx2.h"
-#include "kernels/simd_avx2.h"
 
 namespace pliant {
 namespace {
-
-using Simd = Avx2;
-using Int = Simd::Int;
-
-constexpr int kBlockRows = 2 * Simd::kLanes;
-constexpr int kBlocksOfTile = kTileRows / kBlockRows;
-constexpr int kQuads = kGroupColumns / 4;
-constexpr int kQuadBytes = kBlockRows * 4;
-constexpr int kPieceBytes = kQuads * kQuadBytes;  // the codes of a group
-constexpr int kSpanColumns = 1024;
-constexpr int kSpanGroups = kSpanColumns / kGroupColumns;
-constexpr int kSpanCodeBytes = kSpanGroups * kPieceBytes;
-constexpr int kMostPieces = 2;
-constexpr int kMostWindows = 8;
-constexpr int kBlockTokens = 6;
-constexpr int kSuperTokens = 192;  // 192 KiB of packed activations
-
-constexpr int window_quads(int num_planes) {
-  return num_planes <= kNibblePlanes || num_planes == kMaxPlanes ? kQuads : 256 >> num_planes;
-}
-constexpr int num_pieces(int num_planes) { return num_planes == kMaxPlanes ? 2 : 1; }
-constexpr int piece_planes(int num_planes) { return num_planes / num_pieces(num_planes); }
-
-// One block of tokens over one span of groups, packed.
-struct Block {
-  const int8_t* activations;  // [group][token][64 columns]
-  const int32_t* starts;      // [group][token][window]: 16-bit sums of the even and the odd pairs
-  const float* zeros;         // [group][token]
-  const float* scales;        // [group][token]
-};
-
-// Where the parts of the scratch lie; all offsets are multiples of 64 bytes.
-struct Scratch {
-  uint8_t* codes;  // [half of the tile][group of the span][piece][quad][16 rows][4 columns]
-  int8_t* activations;
-  int32_t* starts;
-  float* zeros;
-  float* scales;
-  size_t num_bytes;
-
-  Scratch(void* memory, int groups, int tokens) {
-    const size_t span = size_t(std::min(groups, kSpanGroups));
-    const size_t num_tokens = size_t(std::min(tokens, kSuperTokens));
-    const size_t num_factors = (span * num_tokens + 15) / 16 * 16;
-    num_bytes = 0;
-    // `memory` may be null, to learn the size.
-    const auto take = [&]<typename T>(T*& part, size_t size) {
-      part = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(memory) + num_bytes);
-      num_bytes += size * sizeof(T);
-    };
-    take(codes, kBlocksOfTile * kMostPieces * size_t(kSpanCodeBytes));
-    take(activations, span * num_tokens * kGroupColumns);
-    take(starts, num_factors * kMostWindows);
-    take(zeros, num_factors);
-    take(scales, num_factors);
-  }
-};
-
-// Blocks of equal size serve tokens better than full ones and a small rest.
-struct Blocks {
-  int tokens;
-  int count() const { return ceil_div(tokens, kBlockTokens); }
-  int begin(int block) const { return int(int64_t(tokens) * block / count()); }
-};
 
 // Codes of the chunks of one tile in a span; a missing second chunk is zero.
 template <int kPlanes>
@@ -216,63 +141,6 @@ void multiply_block_of(int tokens, const uint8_t* codes, const Block& block,
   kFunctions[tokens - 1](codes, block, row_scales, groups, sums);
 }
 
-// Tokens [token, token + count) over one span of groups.
-struct Part {
-  int token;
-  int count;
-  int group_begin;
-  int group_end;
-  int groups() const { return group_end - group_begin; }
-};
-
-// Sums, in 16-bit halves, of adjacent dwords: those of `a`, then those of `b`.
-Int add_neighbours(Int a, Int b) {
-  const __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
-  const Int even = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88));
-  const Int odd = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd));
-  return _mm256_permute4x64_epi64(_mm256_add_epi16(even, odd), 0xd8);
-}
-
-// starts[window] for the 64 activations of a group: minus `centre` times the sums of each window's
-// even and odd pairs, two numbers of 16 bits.
-void make_starts(const int8_t* activations, int window, int centre, int32_t* starts) {
-  const Int ones = Simd::set8(1);  // a dword: the pairs of one quad
-  Int sums = add_neighbours(_mm256_maddubs_epi16(ones, Simd::load_bytes(activations)),
-                            _mm256_maddubs_epi16(ones, Simd::load_bytes(activations + 32)));
-  for (int quads = 2; quads < window; quads *= 2) sums = add_neighbours(sums, sums);
-  int32_t all[Simd::kLanes];
-  Simd::store_bytes(all, _mm256_mullo_epi16(sums, _mm256_set1_epi16(int16_t(-centre))));
-  std::copy_n(all, kQuads / window, starts);
-}
-
-void pack_activations(const PlaneMatrix& matrix, const Int8Activations& x, const Part& part,
-                      const Scratch& scratch) {
-  const int centre = 1 << (piece_planes(matrix.num_planes) - 1);
-  const int window = window_quads(matrix.num_planes), num_windows = kQuads / window;
-  // sum((code - middle) * x) = dot + zero, where the dot has (code - centre) for each piece.
-  const float unit = num_pieces(matrix.num_planes) == 2 ? 8.5f : 0.5f;
-  const float step = float(1 << (kMaxPlanes - matrix.num_planes));
-  const size_t num_groups = size_t(x.stride / kGroupColumns);
-  const Blocks blocks{part.count};
-  for (int block = 0; block < blocks.count(); ++block) {
-    const int begin = blocks.begin(block);
-    const int size = blocks.begin(block + 1) - begin;
-    const size_t base = size_t(begin) * size_t(part.groups());
-    for (int token = 0; token < size; ++token) {
-      const size_t source = size_t(part.token + begin + token);
-      for (int group = 0; group < part.groups(); ++group) {
-        const size_t factor = base + size_t(group * size + token);
-        const size_t from = source * num_groups + size_t(part.group_begin + group);
-        const int8_t* codes = x.codes + from * kGroupColumns;
-        scratch.zeros[factor] = unit * float(x.sums[from]);
-        scratch.scales[factor] = step * x.scales[from];
-        make_starts(codes, window, centre, scratch.starts + factor * size_t(num_windows));
-        std::memcpy(scratch.activations + factor * kGroupColumns, codes, kGroupColumns);
-      }
-    }
-  }
-}
-
 // Brings a share of the planes that the next tile will unpack into the second-level cache.
 void prefetch_share(const PlaneMatrix& matrix, const Part& part, int tile, int share,
                     int num_shares) {
@@ -336,11 +204,76 @@ void multiply_part(const PlaneMatrix& matrix, const Part& part, int tile, int ti
   }
 }
 
+template <int kPlanes>
+void prefetch_group(const PlaneMatrix& matrix, int tile, int group) {
+  const size_t ahead = size_t(tile) * matrix.tile_stride_bytes() + size_t(group) * 2 * kChunkBytes +
+                       kPrefetchBytes / kPlanes;
+  for (size_t plane = 0; plane < kPlanes; ++plane) {
+    for (size_t line = 0; line < 2 * kChunkBytes; line += 64) {
+      _mm_prefetch(matrix.planes[plane] + ahead + line, _MM_HINT_T0);
+    }
+  }
+}
+
+// One tile against a few tokens, whose activations `all` are packed for all columns.
+template <int kPlanes>
+void stream_tile(const PlaneMatrix& matrix, const Part& all, int tile, const Scratch& scratch,
+                 float* y, size_t y_stride) {
+  constexpr int kWindows = kQuads / window_quads(kPlanes);
+  const Blocks blocks{all.count};
+  const uint16_t* scales = matrix.scales + size_t(tile) * matrix.tile_stride_scales();
+  alignas(64) float sums[kBlocksOfTile][kStreamTokens * kBlockRows] = {};
+  for (int group = 0; group < all.group_end; group += kStreamGroups) {
+    const int group_end = std::min(group + kStreamGroups, all.group_end);
+    for (int each = group; each < group_end; ++each) {
+      prefetch_group<kPlanes>(matrix, tile, each);
+      unpack_span<kPlanes>(matrix, tile, each, each + 1,
+                           scratch.codes + (each - group) * num_pieces(kPlanes) * kPieceBytes);
+    }
+    for (int block = 0; block < blocks.count(); ++block) {
+      const int begin = blocks.begin(block);
+      const int size = blocks.begin(block + 1) - begin;
+      const size_t first = size_t(begin * all.group_end + group * size);
+      const Block packed{scratch.activations + first * kGroupColumns,
+                         scratch.starts + first * kWindows, scratch.zeros + first,
+                         scratch.scales + first};
+      for (int half = 0; half < kBlocksOfTile; ++half) {
+        multiply_block_of<window_quads(kPlanes), num_pieces(kPlanes)>(
+            size, scratch.codes + half * num_pieces(kPlanes) * kSpanCodeBytes, packed,
+            scales + group * kTileRows + half * kBlockRows, group_end - group,
+            sums[half] + begin * kBlockRows);
+      }
+    }
+  }
+  for (int half = 0; half < kBlocksOfTile; ++half) {
+    const int row = tile * kTileRows + half * kBlockRows;
+    const int num_rows = std::min(matrix.rows - row, kBlockRows);
+    for (int token = 0; num_rows > 0 && token < all.count; ++token) {
+      std::memcpy(y + size_t(token) * y_stride + row, sums[half] + token * kBlockRows,
+                  size_t(num_rows) * sizeof(float));
+    }
+  }
+}
+
+void stream_tiles(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin, int tile_end,
+                  const Scratch& scratch, float* y, size_t y_stride) {
+  const Part all{0, x.tokens, 0, matrix.groups()};
+  pack_activations(matrix, x, all, scratch);
+  with_planes(matrix.num_planes, [&](auto planes) PLIANT_BODY {
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      stream_tile<planes>(matrix, all, tile, scratch, y, y_stride);
+    }
+  });
+}
+
 }  // namespace
 
 void multiply_token_blocks_avx2(const PlaneMatrix& matrix, const Int8Activations& x, int tile_begin,
                                 int tile_end, float* y, size_t y_stride, void* memory) {
   const Scratch scratch(memory, matrix.groups(), x.tokens);
+  if (x.tokens <= kStreamTokens) {
+    return stream_tiles(matrix, x, tile_begin, tile_end, scratch, y, y_stride);
+  }
   const int num_parts = ceil_div(x.tokens, kSuperTokens);
   for (int super = 0; super < num_parts; ++super) {
     const int token = int(int64_t(x.tokens) * super / num_parts);
@@ -359,7 +292,9 @@ void multiply_token_blocks_avx2(const PlaneMatrix& matrix, const Int8Activations
 }
 
 size_t token_blocks_scratch_avx2(const PlaneMatrix& matrix, int tokens) {
-  return Scratch(nullptr, matrix.groups(), tokens).num_bytes;
+  const int stream_tokens = std::min(tokens, kStreamTokens);  // may take more than more tokens
+  return std::max(Scratch(nullptr, matrix.groups(), tokens).num_bytes,
+                  Scratch(nullptr, matrix.groups(), stream_tokens).num_bytes);
 }
 
 }  // namespace pliant

@@ -61,6 +61,8 @@ const Kernels* kernels_for(Isa isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2:
       return cpu_has_avx2() ? &kAvx2Kernels : nullptr;
+    case Isa::kAvx2Lookup:
+      return cpu_has_avx2() ? &kAvx2LookupKernels : nullptr;
     case Isa::kAvxVnni:
       return cpu_has_avx_vnni() ? &kAvxVnniKernels : nullptr;
     case Isa::kAvx512Vnni:
@@ -68,6 +70,8 @@ const Kernels* kernels_for(Isa isa) {
 #elif defined(__aarch64__)
     case Isa::kAsimd:
       return &kAsimdKernels;
+    case Isa::kAsimdLookup:
+      return &kAsimdLookupKernels;
     case Isa::kNeon:
       return cpu_has_dot_product() ? &kNeonKernels : nullptr;
     case Isa::kI8mm:
@@ -80,8 +84,8 @@ const Kernels* kernels_for(Isa isa) {
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
-  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvxVnni, Isa::kAvx2, Isa::kI8mm, Isa::kNeon, Isa::kAsimd,
-                  Isa::kScalar}) {
+  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvxVnni, Isa::kAvx2, Isa::kAvx2Lookup, Isa::kI8mm,
+                  Isa::kNeon, Isa::kAsimd, Isa::kAsimdLookup, Isa::kScalar}) {
     const Kernels* kernels = kernels_for(isa);
     if (kernels != nullptr) found.push_back(kernels);
   }

@@ -223,7 +223,17 @@ struct Kernels {
                        int tile_end, float* y, size_t y_stride);
 };
 
-enum class Isa : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kAsimd, kNeon, kI8mm };
+enum class Isa : int {
+  kScalar,
+  kAvx2,
+  kAvx2Lookup,
+  kAvxVnni,
+  kAvx512Vnni,
+  kAsimd,
+  kAsimdLookup,
+  kNeon,
+  kI8mm
+};
 
 // The path of an instruction set, or nullptr where this build or this CPU has none.
 const Kernels* kernels_for(Isa isa);

@@ -1,15 +1,9 @@
 // The table of the path for ARM processors with the 8-bit matrix extension.
 #include <algorithm>
 
-#include "kernels/attention.h"
 #include "kernels/blocks_i8mm.h"
-#include "kernels/coefficients.h"
-#include "kernels/paths.h"
-#include "kernels/planes_f32.h"
-#include "kernels/planes_int8.h"
+#include "kernels/neon_kernels.h"
 #include "kernels/simd_i8mm.h"
-#include "kernels/ternary.h"
-#include "kernels/vectors.h"
 
 namespace pliant {
 namespace {
@@ -29,29 +23,9 @@ size_t planes_int8_scratch_i8mm(const PlaneMatrix& matrix, int tokens) {
                   token_blocks_scratch_i8mm(matrix, tokens));
 }
 
-using Vectors = VectorKernels<Neon>;
-
 }  // namespace
 
-const Kernels kI8mmKernels = {
-    "i8mm",
-    Vectors::quantize,
-    planes_int8_i8mm,
-    planes_int8_scratch_i8mm,
-    planes_f32<Neon>,
-    Vectors::sum_scales,
-    decode_row_by_lanes,
-    Vectors::rms_norm,
-    Vectors::norm_quantize,
-    Vectors::rotate,
-    Vectors::gated,
-    Vectors::add,
-    Vectors::store,
-    attend<Neon>,
-    coefficients_int8<NeonI8mm>,
-    coefficients_f32<Neon>,
-    coefficients_row,
-    ternary_int8<Neon>,
-};
+const Kernels kI8mmKernels =
+    neon_kernels<NeonI8mm>("i8mm", planes_int8_i8mm, planes_int8_scratch_i8mm);
 
 }  // namespace pliant

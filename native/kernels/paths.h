@@ -6,12 +6,14 @@
 namespace pliant {
 
 extern const Kernels kScalarKernels;
-extern const Kernels kAvx2Kernels;        // AVX2, FMA, F16C
-extern const Kernels kAvxVnniKernels;     // that, with 256-bit VNNI
-extern const Kernels kAvx512VnniKernels;  // AVX-512 F, BW, DQ, VL, VNNI
-extern const Kernels kAsimdKernels;       // any 64-bit ARM
-extern const Kernels kNeonKernels;        // ARMv8.2 with dot product
-extern const Kernels kI8mmKernels;        // that, with 8-bit matrix products (ARMv8.6)
+extern const Kernels kAvx2Kernels;         // AVX2, FMA, F16C
+extern const Kernels kAvx2LookupKernels;   // the same, few tokens by tables (lookup.h)
+extern const Kernels kAvxVnniKernels;      // that, with 256-bit VNNI
+extern const Kernels kAvx512VnniKernels;   // AVX-512 F, BW, DQ, VL, VNNI
+extern const Kernels kAsimdKernels;        // any 64-bit ARM
+extern const Kernels kAsimdLookupKernels;  // the same, few tokens by tables (lookup.h)
+extern const Kernels kNeonKernels;         // ARMv8.2 with dot product
+extern const Kernels kI8mmKernels;         // that, with 8-bit matrix products (ARMv8.6)
 
 // decode_row of every path but the scalar one.
 void decode_row_by_lanes(const PlaneMatrix& matrix, int row, float* y);

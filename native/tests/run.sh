@@ -38,6 +38,6 @@ emulate() {
   echo "as $processor:"
   qemu-aarch64-static -cpu "$processor" "$build/kernels_test" "$@"
 }
-emulate max i8mm neon asimd scalar     # every extension
-emulate neoverse-n1 neon asimd scalar  # dot products, no matrix products: most phones before 2022
-emulate cortex-a72 asimd scalar        # neither: Raspberry Pi 4
+emulate max i8mm neon asimd asimd_lookup scalar     # every extension
+emulate neoverse-n1 neon asimd asimd_lookup scalar  # dot products, no matrix products: most phones before 2022
+emulate cortex-a72 asimd asimd_lookup scalar        # neither: Raspberry Pi 4

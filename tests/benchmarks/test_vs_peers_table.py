@@ -88,9 +88,41 @@ def test_the_table_has_a_row_for_every_line(lines: list[Any]) -> None:
 
     probe = {"threads": 2, "before": {"median": 20.0}, "after": {"median": 21.0}}
     known = {"machine": "M", "kernels": "avx2", "repeats": 3, "versions": {"torch": "2.13"}}
+    lines[0]["int8_share"], lines[1]["int8_share"] = 0.5, None
+    lines[-1]["int8_share"] = 0.1
     found = table.table({"15M": {"conditions": known, "probes": [probe], "lines": lines}})
     assert [len(row) for row in found["rows"]] == [len(found["columns"])] * 5
     assert "20.0 and 21.0 GB/s with 2 threads" in found["caption"]
     assert "torch 2.13" in found["caption"]
     # A prompt of a few tokens says nothing of prefill.
     assert found["rows"][-1][6] == ""
+    assert [row[7] for row in found["rows"]] == ["50%", "", "", "", ""]
+
+
+def test_every_round_is_set_against_the_probes_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vs_peers_limits as limits
+    from pliant.evaluate.speed import RunSample
+    from pliant.measurement import Measurement
+    from random_models import full_spec
+    from vs_peers_cases import Case, Length
+
+    rates, peaks = iter([10.0, 30.0, 10.0]), iter([[2e9], [2e9, 4e9], [4e9]])
+    monkeypatch.setattr(limits, "read_rate", lambda _: Measurement.of([next(rates)], "GB/s"))
+    monkeypatch.setattr(limits._native.kernels, "measure_dot_peak", lambda *_: next(peaks))
+    spec = full_spec("tale-750k")
+    case = Case("pliant b4", 2, Length(100, 10), spec, 10**9, lambda _: RunSample(1.0, 1.0))
+    probed = limits.Limits([2])
+    probed.probe()
+    probed.probe()
+    samples = [RunSample(1.0, 1.0), RunSample(2.0, 1.0)]
+    # Both rounds have a mean of 20 GB/s beside them; nothing of the cache is heard at these bytes.
+    assert probed.read_share(case, samples) == pytest.approx(0.5, rel=0.01)
+    operations = limits.prompt_operations(spec, 100)
+    assert operations < 2 * 100 * sum(a * b for a, b in _matrices(spec))
+    share = (operations / 1.0 / 3e9 + operations / 2.0 / 4e9) / 2
+    assert probed.int8_share(case, samples) == pytest.approx(share)
+    assert probed.stored()["drift"] == pytest.approx(2.0)
+
+
+def _matrices(spec: Any) -> list[tuple[int, int]]:
+    return [size for size in spec.tensors().values() if len(size) == 2]

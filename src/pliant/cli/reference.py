@@ -20,7 +20,8 @@ Written by `python -m pliant.cli.reference` from the commands; do not edit.
 Data goes to stdout, notes and progress to stderr. Every command takes `--json` (one JSON object on
 stdout, errors as a JSON object on stderr) and `--quiet`. Every flag can be given as an environment
 variable, and a flag on the command line goes before it. `PLIANT_DEBUG=1` shows the traceback of an
-error, `PLIANT_ISA=scalar|avx2|avxvnni|avx512|asimd|neon|i8mm` chooses the engine's kernels.
+error, `PLIANT_ISA=scalar|avx2|avx2_lookup|avxvnni|avx512|asimd|asimd_lookup|neon|i8mm` chooses the
+engine's kernels.
 
 A subnet is addressed as `X.pliant@name` (a saved cut) or `X.pliant@d8-w0.75-b3-e4`: blocks kept,
 width ratio, planes of the blocks, planes of embedding and head. Parts may be left out: `@b4` is
