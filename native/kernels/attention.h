@@ -14,16 +14,11 @@ namespace {
 
 // Rows whose scores are held at the same time: 4 KiB, beside a block of keys in the first cache.
 constexpr int kAttentionRows = 16;
-// Sums that run at the same time: the latency of a multiply-add times the two begun per cycle.
-constexpr int kAttentionSums = 8;
-
-// Scores, then weights, of some rows for the entries of one block from its first on.
-struct AttentionBlock {
-  int begin = 0;
-  int size = 0;
-  alignas(64) float weights[kAttentionRows][kAttentionBlock];
-  float rescale[kAttentionRows];  // of what a row gathered before
-};
+// Vectors of a value that are weighted together. Three rows of them, as of four keys, are twelve
+// sums: more than the eight that hide the latency of a multiply-add begun twice per cycle.
+constexpr int kValueVectors = 4;
+// Columns of a head that are multiplied without a loop, so that no end of one is mispredicted.
+constexpr int kUnrolledColumns = 64;
 
 template <typename Simd, typename Element>
 struct Attention {
@@ -31,37 +26,69 @@ struct Attention {
   static constexpr int kLanes = Simd::kLanes;
   static constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
   static constexpr bool kScaled = sizeof(Element) == 1;
+  static constexpr std::integral_constant<int, kLanes> kWhole{};
+
+  // Scores, then weights, of some rows for the entries of one block from its first on.
+  struct Block {
+    int begin = 0;
+    int size = 0;
+    alignas(64) float weights[kAttentionRows][kAttentionBlock];
+    float rescale[kAttentionRows];  // of what a row gathered before
+  };
 
   template <typename Count>
   static PLIANT_INLINE Float load(const Element* p, Count count) {
-    constexpr bool kWhole = !std::is_same_v<Count, int>;
+    constexpr bool kPart = std::is_same_v<Count, int>;
     if constexpr (sizeof(Element) == 4) return load_some<Simd>(p, count);
     if constexpr (sizeof(Element) == 2) {
-      if constexpr (kWhole) return Simd::load_half(p);
-      return Simd::load_half_first(p, count);
+      if constexpr (kPart) return Simd::load_half_first(p, count);
+      return Simd::load_half(p);
     }
     if constexpr (sizeof(Element) == 1) {
-      if constexpr (kWhole) return Simd::load_int8(p);
-      return Simd::load_int8_first(p, count);
+      if constexpr (kPart) return Simd::load_int8_first(p, count);
+      return Simd::load_int8(p);
+    }
+  }
+
+  // The `entry`th entry of the block, of which the caller takes all from column `d` on.
+  static PLIANT_INLINE const Element* entry_at(const AttentionCall& call, const void* entries,
+                                               const Block& block, int entry, int d = 0) {
+    return static_cast<const Element*>(entries) +
+           size_t(block.begin + entry) * size_t(call.head_dim) + d;
+  }
+
+  // Asks for the entries that lie one block behind those from `entry` on: a block is worked on for
+  // about as long as memory takes, and the processor's own prefetching ends at each page.
+  template <int kEntries>
+  static PLIANT_INLINE void prefetch(const AttentionCall& call, const Block& block, int entry) {
+    const size_t size = size_t(kEntries) * size_t(call.head_dim) * sizeof(Element);
+    const auto ahead = [&](const void* entries) PLIANT_BODY {
+      return reinterpret_cast<const char*>(entry_at(call, entries, block, entry + kAttentionBlock));
+    };
+    const char *keys = ahead(call.keys), *values = ahead(call.values);
+    for (size_t line = 0; line < size; line += 64) {
+      __builtin_prefetch(keys + line);
+      __builtin_prefetch(values + line);
     }
   }
 
   // The products q.k of kRows rows with the block's keys; each key is loaded once for all of them.
   template <int kRows>
   static void multiply_keys(const AttentionCall& call, const AttentionRow* rows, int first,
-                            AttentionBlock& block) {
-    constexpr int kEntries = kAttentionSums / kRows;
-    const Element* keys =
-        static_cast<const Element*>(call.keys) + size_t(block.begin) * size_t(call.head_dim);
+                            Block& block) {
+    constexpr int kEntries = kRows == 1 ? 8 : 4;
     for (int i = 0; i < block.size; i += kEntries) {
+      if (first == 0) prefetch<kEntries>(call, block, i);
       const Element* key[kEntries];
-      Float dots[kAttentionSums / 4][4];
+      Float dots[kRows][kEntries / 4][4];
       unroll<kEntries>([&](auto entry) PLIANT_BODY {
         // Repeats the last entry beyond the end; those scores are not used.
-        key[entry] = keys + size_t(std::min(i + entry, block.size - 1)) * size_t(call.head_dim);
+        key[entry] = entry_at(call, call.keys, block, std::min(i + entry, block.size - 1));
       });
-      unroll<kAttentionSums>([&](auto n) PLIANT_BODY { dots[n / 4][n % 4] = Simd::set(0.0f); });
-      for_each_vector<Simd>(call.head_dim, [&](int d, auto count) PLIANT_BODY {
+      unroll<kRows * kEntries>([&](auto n) PLIANT_BODY {
+        dots[n / kEntries][n % kEntries / 4][n % 4] = Simd::set(0.0f);
+      });
+      const auto multiply = [&](int d, auto count) PLIANT_BODY {
         Float query[kRows];
         unroll<kRows>([&](auto row) PLIANT_BODY {
           query[row] = load_some<Simd>(rows[first + row].query + d, count);
@@ -69,22 +96,29 @@ struct Attention {
         unroll<kEntries>([&](auto entry) PLIANT_BODY {
           const Float value = load(key[entry] + d, count);
           unroll<kRows>([&](auto row) PLIANT_BODY {
-            constexpr int n = decltype(row)::value * kEntries + decltype(entry)::value;
-            dots[n / 4][n % 4] = Simd::fma(query[row], value, dots[n / 4][n % 4]);
+            Float& dot = dots[row][entry / 4][entry % 4];
+            dot = Simd::fma(query[row], value, dot);
           });
         });
-      });
-      float sums[kAttentionSums];
-      unroll<kAttentionSums / 4>([&](auto n) PLIANT_BODY { Simd::sum4(dots[n], sums + 4 * n); });
+      };
+      int d = 0;
+      for (; d + kUnrolledColumns <= call.head_dim; d += kUnrolledColumns) {
+        unroll<kUnrolledColumns / kLanes>([&](auto n)
+                                              PLIANT_BODY { multiply(d + n * kLanes, kWhole); });
+      }
+      for_each_vector<Simd>(call.head_dim - d,
+                            [&](int rest, auto count) PLIANT_BODY { multiply(d + rest, count); });
       unroll<kRows>([&](auto row) PLIANT_BODY {
-        std::memcpy(block.weights[first + row] + i, sums + row * kEntries,
-                    kEntries * sizeof(float));
+        unroll<kEntries / 4>([&](auto four) PLIANT_BODY {
+          Simd::sum4(dots[row][four], block.weights[first + row] + i + 4 * four);
+        });
       });
     }
   }
 
-  // Scores from the products q.k.
-  static void score(const AttentionCall& call, const AttentionBlock& block, float* scores) {
+  // Scores from the products q.k; returns the largest, NaN left out, of whole vectors.
+  static Float score(const AttentionCall& call, const Block& block, float* scores) {
+    Float largest = Simd::set(kMinusInfinity);
     for_each_vector<Simd>(block.size, [&](int i, auto count) PLIANT_BODY {
       const int entry = block.begin + i;
       Float score = Simd::mul(Simd::load(scores + i), Simd::set(call.scale));
@@ -99,12 +133,20 @@ struct Attention {
         score = Simd::add(score, load_some<Simd>(call.log_weights + entry, count));
       }
       Simd::store(scores + i, score);
+      largest = Simd::at_least(largest, score);
     });
+    return largest;
+  }
+
+  // Whether the row sees every entry of the block, and the block is one of whole vectors.
+  static bool sees_all(const AttentionCall& call, const AttentionRow& row, const Block& block) {
+    return row.visible == nullptr && row.begin <= block.begin &&
+           std::min(row.end, call.end) >= block.begin + block.size && block.size % kLanes == 0;
   }
 
   // Sets what the row does not see to `value`, up to whole vectors.
-  static void set_unseen(const AttentionCall& call, const AttentionRow& row,
-                         const AttentionBlock& block, float* weights, float value) {
+  static void set_unseen(const AttentionCall& call, const AttentionRow& row, const Block& block,
+                         float* weights, float value) {
     const int padded = ceil_div(block.size, kLanes) * kLanes;
     const int seen_begin = std::clamp(row.begin - block.begin, 0, block.size);
     const int seen_end =
@@ -118,11 +160,15 @@ struct Attention {
   }
 
   // The largest of the block's scores, NaN left out.
-  static float maximum_of(const AttentionBlock& block, const float* scores) {
+  static Float largest_of(const Block& block, const float* scores) {
     Float largest = Simd::set(kMinusInfinity);
     for (int i = 0; i < block.size; i += kLanes) {
       largest = Simd::at_least(largest, Simd::load(scores + i));
     }
+    return largest;
+  }
+
+  static float maximum_of(Float largest) {
     float lanes[kLanes];
     Simd::store(lanes, largest);
     float maximum = kMinusInfinity;
@@ -131,31 +177,47 @@ struct Attention {
   }
 
   // weights = exp(score - maximum); returns their sum. Values' scales then join the weights.
-  static float weigh(const AttentionCall& call, const AttentionRow& row,
-                     const AttentionBlock& block, float* weights, float maximum) {
-    for (int i = 0; i < block.size; i += kLanes) {
-      const Float score = Simd::sub(Simd::load(weights + i), Simd::set(maximum));
-      Simd::store(weights + i, exponential<Simd>(score));
-    }
-    set_unseen(call, row, block, weights, 0.0f);  // the exponential ends at 1e-38
+  template <bool kSeesAll>
+  static float weigh(const AttentionCall& call, const AttentionRow& row, const Block& block,
+                     float* weights, float maximum) {
     Float total = Simd::set(0.0f);
-    for (int i = 0; i < block.size; i += kLanes) total = Simd::add(total, Simd::load(weights + i));
-    if constexpr (kScaled) {
-      for_each_vector<Simd>(block.size, [&](int i, auto count) PLIANT_BODY {
-        const Float scale = load_some<Simd>(call.value_scales + block.begin + i, count);
-        Simd::store(weights + i, Simd::mul(Simd::load(weights + i), scale));
-      });
+    const auto join = [&](int i, Float weight) PLIANT_BODY {
+      total = Simd::add(total, weight);
+      if constexpr (kScaled) {
+        const float* scales = call.value_scales + block.begin + i;
+        const Float scale = kSeesAll || i + kLanes <= block.size
+                                ? Simd::load(scales)
+                                : Simd::load_first(scales, block.size - i);
+        weight = Simd::mul(weight, scale);
+      }
+      if (kScaled || kSeesAll) Simd::store(weights + i, weight);
+    };
+    const Float subtrahend = Simd::set(maximum);
+    for (int i = 0; i < block.size; i += kLanes) {
+      const Float weight = exponential<Simd>(Simd::sub(Simd::load(weights + i), subtrahend));
+      if constexpr (kSeesAll) {
+        join(i, weight);
+      } else {
+        Simd::store(weights + i, weight);
+      }
+    }
+    if constexpr (!kSeesAll) {
+      set_unseen(call, row, block, weights, 0.0f);  // the exponential ends at 1e-38
+      for (int i = 0; i < block.size; i += kLanes) join(i, Simd::load(weights + i));
     }
     return Simd::sum(total);
   }
 
   // From the products to the weights of one row, and what that makes of its maximum and total.
-  static void soften(const AttentionCall& call, AttentionRow& row, AttentionBlock& block,
-                     int place) {
+  static void soften(const AttentionCall& call, AttentionRow& row, Block& block, int place) {
     float* weights = block.weights[place];
-    score(call, block, weights);
-    set_unseen(call, row, block, weights, kMinusInfinity);
-    const float block_maximum = maximum_of(block, weights);
+    const bool all = sees_all(call, row, block);
+    Float largest = score(call, block, weights);
+    if (!all) {
+      set_unseen(call, row, block, weights, kMinusInfinity);
+      largest = largest_of(block, weights);
+    }
+    const float block_maximum = maximum_of(largest);
     const float grown = block_maximum > row.maximum ? block_maximum : row.maximum;
     block.rescale[place] = 1.0f;
     if (grown == kMinusInfinity) {  // nothing seen so far, or nothing but NaN
@@ -166,16 +228,16 @@ struct Attention {
       return;
     }
     if (grown != row.maximum) block.rescale[place] = std::exp(row.maximum - grown);
-    row.total = row.total * block.rescale[place] + weigh(call, row, block, weights, grown);
+    const float total = all ? weigh<true>(call, row, block, weights, grown)
+                            : weigh<false>(call, row, block, weights, grown);
+    row.total = row.total * block.rescale[place] + total;
     row.maximum = grown;
   }
 
   // output = output * rescale + sum of weight * value for kVectors vectors of the head.
   template <int kRows, int kVectors, typename Count>
   static PLIANT_INLINE void add_values(const AttentionCall& call, const AttentionRow* rows,
-                                       int first, const AttentionBlock& block, int d, Count count) {
-    const Element* values =
-        static_cast<const Element*>(call.values) + size_t(block.begin) * size_t(call.head_dim) + d;
+                                       int first, const Block& block, int d, Count count) {
     Float sums[kRows][kVectors];
     unroll<kRows>([&](auto row) PLIANT_BODY {
       const Float rescale = Simd::set(block.rescale[first + row]);
@@ -184,13 +246,16 @@ struct Attention {
         sums[row][n] = Simd::mul(load_some<Simd>(output, count), rescale);
       });
     });
+    const Element* values = entry_at(call, call.values, block, 0, d);
     for (int i = 0; i < block.size; ++i, values += call.head_dim) {
-      Float value[kVectors];
-      unroll<kVectors>([&](auto n) PLIANT_BODY { value[n] = load(values + n * kLanes, count); });
-      unroll<kRows>([&](auto row) PLIANT_BODY {
-        const Float weight = Simd::set(block.weights[first + row][i]);
-        unroll<kVectors>(
-            [&](auto n) PLIANT_BODY { sums[row][n] = Simd::fma(weight, value[n], sums[row][n]); });
+      Float weight[kRows];
+      unroll<kRows>([&](auto row)
+                        PLIANT_BODY { weight[row] = Simd::set(block.weights[first + row][i]); });
+      unroll<kVectors>([&](auto n) PLIANT_BODY {
+        const Float value = load(values + n * kLanes, count);
+        unroll<kRows>([&](auto row) PLIANT_BODY {
+          sums[row][n] = Simd::fma(weight[row], value, sums[row][n]);
+        });
       });
     }
     unroll<kRows>([&](auto row) PLIANT_BODY {
@@ -202,9 +267,8 @@ struct Attention {
 
   template <int kRows>
   static void multiply_values(const AttentionCall& call, const AttentionRow* rows, int first,
-                              const AttentionBlock& block) {
-    constexpr std::integral_constant<int, kLanes> kWhole{};
-    constexpr int kVectors = kAttentionSums / kRows;
+                              const Block& block) {
+    constexpr int kVectors = kRows == 1 ? 8 : kValueVectors;
     int d = 0;
     for (; d + kVectors * kLanes <= call.head_dim; d += kVectors * kLanes) {
       add_values<kRows, kVectors>(call, rows, first, block, d, kWhole);
@@ -215,20 +279,18 @@ struct Attention {
     if (d < call.head_dim) add_values<kRows, 1>(call, rows, first, block, d, call.head_dim - d);
   }
 
-  // step(first, rows) over `count` rows, four, two or one at a time.
+  // step(first, rows) over `count` rows, three, two or one at a time; one only where there is one.
   template <typename Step>
   static PLIANT_INLINE void for_row_tiles(int count, Step&& step) {
     int first = 0;
-    for (; first + 4 <= count; first += 4) step(first, std::integral_constant<int, 4>{});
-    if (first + 2 <= count) {
-      step(first, std::integral_constant<int, 2>{});
-      first += 2;
+    for (; count - first == 3 || count - first > 4; first += 3) {
+      step(first, std::integral_constant<int, 3>{});
     }
+    for (; count - first >= 2; first += 2) step(first, std::integral_constant<int, 2>{});
     if (first < count) step(first, std::integral_constant<int, 1>{});
   }
 
-  static void attend_block(const AttentionCall& call, AttentionRow* rows, int count,
-                           AttentionBlock& block) {
+  static void attend_block(const AttentionCall& call, AttentionRow* rows, int count, Block& block) {
     for_row_tiles(count, [&](int first, auto tile) {
       multiply_keys<decltype(tile)::value>(call, rows, first, block);
     });
@@ -239,7 +301,7 @@ struct Attention {
   }
 
   static void attend(const AttentionCall& call) {
-    AttentionBlock block;
+    Block block;
     int begin = call.end, end = call.begin;  // what any row sees
     for (int row = 0; row < call.num_rows; ++row) {
       AttentionRow& it = call.rows[row];
