@@ -116,56 +116,57 @@ struct Attention {
     }
   }
 
-  // Scores from the products q.k; returns the largest, NaN left out, of whole vectors.
-  static Float score(const AttentionCall& call, const Block& block, float* scores) {
+  // The entries of a block that a row sees, but for its mask, and the vectors that hold them. All
+  // others have weight zero and are not looked at.
+  struct Seen {
+    int begin, end;
+    int first, last;  // whole vectors from entry `first` to before `last`
+    bool all;         // of these vectors every entry
+
+    Seen(const AttentionCall& call, const AttentionRow& row, const Block& block)
+        : begin(std::clamp(row.begin - block.begin, 0, block.size)),
+          end(std::clamp(std::min(row.end, call.end) - block.begin, begin, block.size)),
+          first(begin / kLanes * kLanes),
+          last(ceil_div(end, kLanes) * kLanes),
+          all(row.visible == nullptr && first == begin && last == end) {}
+  };
+
+  // A vector of what the block's entries have from entry `i` of the block on.
+  static PLIANT_INLINE Float load_of(const float* values, const Block& block, int i) {
+    const float* from = values + block.begin + i;
+    if (i + kLanes <= block.size) return Simd::load(from);
+    return Simd::load_first(from, block.size - i);
+  }
+
+  // Scores from the products q.k; returns the largest of each lane, NaN left out.
+  static Float score(const AttentionCall& call, const Block& block, const Seen& seen,
+                     float* scores) {
     Float largest = Simd::set(kMinusInfinity);
-    for_each_vector<Simd>(block.size, [&](int i, auto count) PLIANT_BODY {
-      const int entry = block.begin + i;
+    for (int i = seen.first; i < seen.last; i += kLanes) {
       Float score = Simd::mul(Simd::load(scores + i), Simd::set(call.scale));
-      if constexpr (kScaled) {
-        score = Simd::mul(score, load_some<Simd>(call.key_scales + entry, count));
-      }
+      if constexpr (kScaled) score = Simd::mul(score, load_of(call.key_scales, block, i));
       if (call.softcap != 0.0f) {
         const Float ratio = Simd::div(score, Simd::set(call.softcap));
         score = Simd::mul(Simd::set(call.softcap), hyperbolic_tangent<Simd>(ratio));
       }
       if (call.log_weights != nullptr) {
-        score = Simd::add(score, load_some<Simd>(call.log_weights + entry, count));
+        score = Simd::add(score, load_of(call.log_weights, block, i));
       }
       Simd::store(scores + i, score);
       largest = Simd::at_least(largest, score);
-    });
+    }
     return largest;
   }
 
-  // Whether the row sees every entry of the block, and the block is one of whole vectors.
-  static bool sees_all(const AttentionCall& call, const AttentionRow& row, const Block& block) {
-    return row.visible == nullptr && row.begin <= block.begin &&
-           std::min(row.end, call.end) >= block.begin + block.size && block.size % kLanes == 0;
-  }
-
-  // Sets what the row does not see to `value`, up to whole vectors.
-  static void set_unseen(const AttentionCall& call, const AttentionRow& row, const Block& block,
+  // Sets what the row does not see in these vectors to `value`.
+  static void set_unseen(const AttentionRow& row, const Block& block, const Seen& seen,
                          float* weights, float value) {
-    const int padded = ceil_div(block.size, kLanes) * kLanes;
-    const int seen_begin = std::clamp(row.begin - block.begin, 0, block.size);
-    const int seen_end =
-        std::clamp(std::min(row.end, call.end) - block.begin, seen_begin, block.size);
-    std::fill(weights, weights + seen_begin, value);
-    std::fill(weights + seen_end, weights + padded, value);
+    std::fill(weights + seen.first, weights + seen.begin, value);
+    std::fill(weights + seen.end, weights + seen.last, value);
     if (row.visible == nullptr) return;
-    for (int i = seen_begin; i < seen_end; ++i) {
+    for (int i = seen.begin; i < seen.end; ++i) {
       if (row.visible[block.begin + i - row.begin] == 0) weights[i] = value;
     }
-  }
-
-  // The largest of the block's scores, NaN left out.
-  static Float largest_of(const Block& block, const float* scores) {
-    Float largest = Simd::set(kMinusInfinity);
-    for (int i = 0; i < block.size; i += kLanes) {
-      largest = Simd::at_least(largest, Simd::load(scores + i));
-    }
-    return largest;
   }
 
   static float maximum_of(Float largest) {
@@ -177,33 +178,24 @@ struct Attention {
   }
 
   // weights = exp(score - maximum); returns their sum. Values' scales then join the weights.
-  template <bool kSeesAll>
   static float weigh(const AttentionCall& call, const AttentionRow& row, const Block& block,
-                     float* weights, float maximum) {
+                     const Seen& seen, float* weights, float maximum) {
     Float total = Simd::set(0.0f);
     const auto join = [&](int i, Float weight) PLIANT_BODY {
       total = Simd::add(total, weight);
-      if constexpr (kScaled) {
-        const float* scales = call.value_scales + block.begin + i;
-        const Float scale = kSeesAll || i + kLanes <= block.size
-                                ? Simd::load(scales)
-                                : Simd::load_first(scales, block.size - i);
-        weight = Simd::mul(weight, scale);
-      }
-      if (kScaled || kSeesAll) Simd::store(weights + i, weight);
+      if constexpr (kScaled) weight = Simd::mul(weight, load_of(call.value_scales, block, i));
+      Simd::store(weights + i, weight);
     };
-    const Float subtrahend = Simd::set(maximum);
-    for (int i = 0; i < block.size; i += kLanes) {
-      const Float weight = exponential<Simd>(Simd::sub(Simd::load(weights + i), subtrahend));
-      if constexpr (kSeesAll) {
-        join(i, weight);
-      } else {
-        Simd::store(weights + i, weight);
-      }
-    }
-    if constexpr (!kSeesAll) {
-      set_unseen(call, row, block, weights, 0.0f);  // the exponential ends at 1e-38
-      for (int i = 0; i < block.size; i += kLanes) join(i, Simd::load(weights + i));
+    const auto exponential_at = [&](int i) PLIANT_BODY {
+      return exponential<Simd>(Simd::sub(Simd::load(weights + i), Simd::set(maximum)));
+    };
+    if (seen.all) {
+      for (int i = seen.first; i < seen.last; i += kLanes) join(i, exponential_at(i));
+    } else {
+      for (int i = seen.first; i < seen.last; i += kLanes)
+        Simd::store(weights + i, exponential_at(i));
+      set_unseen(row, block, seen, weights, 0.0f);  // the exponential ends at 1e-38
+      for (int i = seen.first; i < seen.last; i += kLanes) join(i, Simd::load(weights + i));
     }
     return Simd::sum(total);
   }
@@ -211,25 +203,28 @@ struct Attention {
   // From the products to the weights of one row, and what that makes of its maximum and total.
   static void soften(const AttentionCall& call, AttentionRow& row, Block& block, int place) {
     float* weights = block.weights[place];
-    const bool all = sees_all(call, row, block);
-    Float largest = score(call, block, weights);
-    if (!all) {
-      set_unseen(call, row, block, weights, kMinusInfinity);
-      largest = largest_of(block, weights);
+    const Seen seen(call, row, block);
+    Float largest = score(call, block, seen, weights);
+    if (!seen.all) {
+      set_unseen(row, block, seen, weights, kMinusInfinity);
+      largest = Simd::set(kMinusInfinity);
+      for (int i = seen.first; i < seen.last; i += kLanes)
+        largest = Simd::at_least(largest, Simd::load(weights + i));
     }
+    std::fill(weights, weights + seen.first, 0.0f);
+    if (seen.last < block.size) std::fill(weights + seen.last, weights + block.size, 0.0f);
     const float block_maximum = maximum_of(largest);
     const float grown = block_maximum > row.maximum ? block_maximum : row.maximum;
     block.rescale[place] = 1.0f;
     if (grown == kMinusInfinity) {  // nothing seen so far, or nothing but NaN
-      for (int i = 0; i < block.size; ++i) {
+      for (int i = seen.begin; i < seen.end; ++i) {
         if (std::isnan(weights[i])) row.total = weights[i];
       }
       std::fill_n(weights, block.size, 0.0f);
       return;
     }
     if (grown != row.maximum) block.rescale[place] = std::exp(row.maximum - grown);
-    const float total = all ? weigh<true>(call, row, block, weights, grown)
-                            : weigh<false>(call, row, block, weights, grown);
+    const float total = weigh(call, row, block, seen, weights, grown);
     row.total = row.total * block.rescale[place] + total;
     row.maximum = grown;
   }
@@ -265,39 +260,59 @@ struct Attention {
     });
   }
 
-  template <int kRows>
-  static void multiply_values(const AttentionCall& call, const AttentionRow* rows, int first,
-                              const Block& block) {
-    constexpr int kVectors = kRows == 1 ? 8 : kValueVectors;
-    int d = 0;
-    for (; d + kVectors * kLanes <= call.head_dim; d += kVectors * kLanes) {
-      add_values<kRows, kVectors>(call, rows, first, block, d, kWhole);
-    }
-    for (; d + kLanes <= call.head_dim; d += kLanes) {
-      add_values<kRows, 1>(call, rows, first, block, d, kWhole);
-    }
-    if (d < call.head_dim) add_values<kRows, 1>(call, rows, first, block, d, call.head_dim - d);
+  // One tile of columns for all rows, with as many rows at a time as there are registers for.
+  template <int kVectors, typename Count>
+  static void add_columns(const AttentionCall& call, const AttentionRow* rows, int num_rows,
+                          const Block& block, int d, Count count) {
+    constexpr int kMostRows = kVectors == 8 ? 1 : kVectors == kValueVectors ? 3 : 4;
+    for_row_tiles<kMostRows>(num_rows, [&](int first, auto tile) {
+      add_values<decltype(tile)::value, kVectors>(call, rows, first, block, d, count);
+    });
   }
 
-  // step(first, rows) over `count` rows, three, two or one at a time; one only where there is one.
-  template <typename Step>
+  static void multiply_values(const AttentionCall& call, const AttentionRow* rows, int num_rows,
+                              const Block& block) {
+    int d = 0;
+    const auto add_whole = [&](auto vectors) {
+      constexpr int kVectors = decltype(vectors)::value;
+      for (; d + kVectors * kLanes <= call.head_dim; d += kVectors * kLanes) {
+        add_columns<kVectors>(call, rows, num_rows, block, d, kWhole);
+      }
+    };
+    if (num_rows == 1) add_whole(std::integral_constant<int, 8>{});
+    add_whole(std::integral_constant<int, kValueVectors>{});
+    add_whole(std::integral_constant<int, 2>{});
+    add_whole(std::integral_constant<int, 1>{});
+    if (d < call.head_dim) {
+      add_columns<1>(call, rows, num_rows, block, d, call.head_dim - d);
+    }
+  }
+
+  // step(first, rows) over `count` rows, kMost or fewer at a time; one only where there is one.
+  template <int kMost, typename Step>
   static PLIANT_INLINE void for_row_tiles(int count, Step&& step) {
     int first = 0;
-    for (; count - first == 3 || count - first > 4; first += 3) {
-      step(first, std::integral_constant<int, 3>{});
+    for (; kMost == 1 ? first < count : count - first == kMost || count - first > kMost + 1;
+         first += kMost) {
+      step(first, std::integral_constant<int, kMost>{});
     }
-    for (; count - first >= 2; first += 2) step(first, std::integral_constant<int, 2>{});
+    if constexpr (kMost > 3) {
+      for (; count - first == 3 || count - first == 5; first += 3) {
+        step(first, std::integral_constant<int, 3>{});
+      }
+    }
+    if constexpr (kMost > 1) {
+      for (; count - first >= 2; first += 2) step(first, std::integral_constant<int, 2>{});
+    }
     if (first < count) step(first, std::integral_constant<int, 1>{});
   }
 
   static void attend_block(const AttentionCall& call, AttentionRow* rows, int count, Block& block) {
-    for_row_tiles(count, [&](int first, auto tile) {
+    for_row_tiles<3>(count, [&](int first, auto tile) {
       multiply_keys<decltype(tile)::value>(call, rows, first, block);
     });
     for (int row = 0; row < count; ++row) soften(call, rows[row], block, row);
-    for_row_tiles(count, [&](int first, auto tile) {
-      multiply_values<decltype(tile)::value>(call, rows, first, block);
-    });
+    multiply_values(call, rows, count, block);
   }
 
   static void attend(const AttentionCall& call) {
