@@ -14,11 +14,11 @@ namespace {
 
 // Rows whose scores are held at the same time: 4 KiB, beside a block of keys in the first cache.
 constexpr int kAttentionRows = 16;
-// Vectors of a value that are weighted together. Three rows of them, as of four keys, are twelve
-// sums: more than the eight that hide the latency of a multiply-add begun twice per cycle.
+// Products q.k that run at the same time: the latency of a multiply-add times the two begun a
+// cycle.
+constexpr int kAttentionSums = 8;
+// Vectors of a value that are weighted together, three rows of them at a time.
 constexpr int kValueVectors = 4;
-// Columns of a head that are multiplied without a loop, so that no end of one is mispredicted.
-constexpr int kUnrolledColumns = 64;
 
 template <typename Simd, typename Element>
 struct Attention {
@@ -76,19 +76,20 @@ struct Attention {
   template <int kRows>
   static void multiply_keys(const AttentionCall& call, const AttentionRow* rows, int first,
                             Block& block) {
-    constexpr int kEntries = kRows == 1 ? 8 : 4;
+    constexpr int kEntries = kAttentionSums / kRows;
+    const Element* keys =
+        static_cast<const Element*>(call.keys) + size_t(block.begin) * size_t(call.head_dim);
     for (int i = 0; i < block.size; i += kEntries) {
-      if (first == 0) prefetch<kEntries>(call, block, i);
+      // Fewer rows are done with a block before it could arrive.
+      if (kRows == 4 && first == 0) prefetch<kEntries>(call, block, i);
       const Element* key[kEntries];
-      Float dots[kRows][kEntries / 4][4];
+      Float dots[kAttentionSums / 4][4];
       unroll<kEntries>([&](auto entry) PLIANT_BODY {
         // Repeats the last entry beyond the end; those scores are not used.
-        key[entry] = entry_at(call, call.keys, block, std::min(i + entry, block.size - 1));
+        key[entry] = keys + size_t(std::min(i + entry, block.size - 1)) * size_t(call.head_dim);
       });
-      unroll<kRows * kEntries>([&](auto n) PLIANT_BODY {
-        dots[n / kEntries][n % kEntries / 4][n % 4] = Simd::set(0.0f);
-      });
-      const auto multiply = [&](int d, auto count) PLIANT_BODY {
+      unroll<kAttentionSums>([&](auto n) PLIANT_BODY { dots[n / 4][n % 4] = Simd::set(0.0f); });
+      for_each_vector<Simd>(call.head_dim, [&](int d, auto count) PLIANT_BODY {
         Float query[kRows];
         unroll<kRows>([&](auto row) PLIANT_BODY {
           query[row] = load_some<Simd>(rows[first + row].query + d, count);
@@ -96,24 +97,29 @@ struct Attention {
         unroll<kEntries>([&](auto entry) PLIANT_BODY {
           const Float value = load(key[entry] + d, count);
           unroll<kRows>([&](auto row) PLIANT_BODY {
-            Float& dot = dots[row][entry / 4][entry % 4];
-            dot = Simd::fma(query[row], value, dot);
+            constexpr int n = decltype(row)::value * kEntries + decltype(entry)::value;
+            dots[n / 4][n % 4] = Simd::fma(query[row], value, dots[n / 4][n % 4]);
           });
         });
-      };
-      int d = 0;
-      for (; d + kUnrolledColumns <= call.head_dim; d += kUnrolledColumns) {
-        unroll<kUnrolledColumns / kLanes>([&](auto n)
-                                              PLIANT_BODY { multiply(d + n * kLanes, kWhole); });
-      }
-      for_each_vector<Simd>(call.head_dim - d,
-                            [&](int rest, auto count) PLIANT_BODY { multiply(d + rest, count); });
+      });
+      float sums[kAttentionSums];
+      unroll<kAttentionSums / 4>([&](auto n) PLIANT_BODY { Simd::sum4(dots[n], sums + 4 * n); });
       unroll<kRows>([&](auto row) PLIANT_BODY {
-        unroll<kEntries / 4>([&](auto four) PLIANT_BODY {
-          Simd::sum4(dots[row][four], block.weights[first + row] + i + 4 * four);
-        });
+        std::memcpy(block.weights[first + row] + i, sums + row * kEntries,
+                    kEntries * sizeof(float));
       });
     }
+  }
+
+  static void multiply_keys(const AttentionCall& call, const AttentionRow* rows, int count,
+                            Block& block) {
+    int first = 0;
+    for (; first + 4 <= count; first += 4) multiply_keys<4>(call, rows, first, block);
+    if (first + 2 <= count) {
+      multiply_keys<2>(call, rows, first, block);
+      first += 2;
+    }
+    if (first < count) multiply_keys<1>(call, rows, first, block);
   }
 
   // The entries of a block that a row sees, but for its mask, and the vectors that hold them. All
@@ -280,7 +286,8 @@ struct Attention {
       }
     };
     if (num_rows == 1) add_whole(std::integral_constant<int, 8>{});
-    add_whole(std::integral_constant<int, kValueVectors>{});
+    // Rows that four divides meet two vectors at a time; others would be left over from fours.
+    if (num_rows % 4 != 0) add_whole(std::integral_constant<int, kValueVectors>{});
     add_whole(std::integral_constant<int, 2>{});
     add_whole(std::integral_constant<int, 1>{});
     if (d < call.head_dim) {
@@ -308,9 +315,7 @@ struct Attention {
   }
 
   static void attend_block(const AttentionCall& call, AttentionRow* rows, int count, Block& block) {
-    for_row_tiles<3>(count, [&](int first, auto tile) {
-      multiply_keys<decltype(tile)::value>(call, rows, first, block);
-    });
+    multiply_keys(call, rows, count, block);
     for (int row = 0; row < count; ++row) soften(call, rows[row], block, row);
     multiply_values(call, rows, count, block);
   }
