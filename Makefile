@@ -40,6 +40,9 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/threads.py
+	$(BIN)/python benchmarks/head_screen.py
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py

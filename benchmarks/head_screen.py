@@ -3,7 +3,8 @@
 `python benchmarks/head_screen.py` writes `benchmarks/results/head_screen.json`: for the demo model,
 or any artifact, the share of the head's bytes that `Engine.greedy` reads with each number of planes
 to screen with, and the time of a token beside that without a screen. Tokens are those of held-out
-text, each step one token, and every chosen one is checked against the argmax of the logits.
+text, each step one token, and every chosen one is checked against the argmax of the logits. Some
+seconds, and half a minute more where the demo artifact is yet to be built.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from pliant._native import kernels
 from pliant.data import read_documents
+from pliant.recipes.bench import machine_text
 from pliant.recipes.build import build
 from pliant.recipes.demo import demo_checkpoint, heldout_text
 from pliant.runtime.chunk import Chunk
@@ -65,6 +67,17 @@ def measured(model: Pliant, cut: str, tokens: NDArray[np.int32]) -> list[dict[st
     return lines
 
 
+def table(lines: list[dict[str, Any]], caption: str) -> dict[str, Any]:
+    """A row for each cut and number of planes to screen with, 0 for none."""
+    rows = [
+        [f"`{line['cut']}`", str(line["head_planes"]), str(line["screen"] or "none"),
+         f"{line['read']:.0%}", f"{line['token_us']:.0f} us"]
+        for line in lines
+    ]  # fmt: skip
+    columns = ["cut", "planes of the head", "of them to screen with", "of the head read", "a token"]
+    return {"columns": columns, "align": "lrrrr", "rows": rows, "caption": caption}
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,7 +95,14 @@ def main() -> None:
     with open_artifact(artifact) as model:
         tokens = np.array(model.tokenizer.encode(text[:20_000])[: options.tokens], np.int32)
         lines = [line for cut in options.cuts for line in measured(model, cut, tokens)]
-    results = {"kernels": kernels.best(), "model": checkpoint.name, "lines": lines}
+    caption = (
+        f"{checkpoint.name}, greedy over {len(tokens)} held-out tokens, 1 thread, kernels "
+        f"{kernels.best()}; {machine_text()}."
+    )
+    results = {
+        "kernels": kernels.best(), "model": checkpoint.name, "machine": machine_text(),
+        "table": table(lines, caption), "lines": lines,
+    }  # fmt: skip
     options.output.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
 
 

@@ -3,14 +3,14 @@
 `python benchmarks/threads.py` writes `benchmarks/results/threads.json`: nanoseconds of a phase with
 nothing in it (the cost of one barrier), and microseconds per decoded token of small models with
 each number of threads, interleaved. Small models are where barriers are the whole cost: `tale` is
-the shape of the demo model, `15M` that of stories15M, both with random weights in 4 planes.
+the shape of the demo model, `15M` that of stories15M, both with random weights in 4 planes. About
+half a minute; `--quick` takes 10 seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 
 from pliant._native import kernels
 from pliant.measurement import Measurement
+from pliant.recipes.bench import machine_text
 from pliant.runtime.chunk import Chunk
 from pliant.runtime.engine import Engine
 from pliant.subnet import Subnet
@@ -71,6 +72,30 @@ def decoding(name: str, counts: list[int], rounds: int, tokens: int) -> list[dic
     ]
 
 
+def table(barriers: dict[str, Measurement], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row for each model and number of threads, the barriers below."""
+    rows = [
+        [
+            line["model"], str(line["threads"]),
+            f"{line['token'].median:.0f} [{line['token'].low:.0f}, {line['token'].high:.0f}] us",
+            f"{line['faster_than_one']:.2f} x",
+        ]
+        for line in lines
+    ]  # fmt: skip
+    costs = "; ".join(
+        f"a barrier of {count} threads takes {barrier.median:.0f} ns "
+        f"[{barrier.low:.0f}, {barrier.high:.0f}]"
+        for count, barrier in barriers.items()
+        if count != "1"
+    )
+    columns = ["model", "threads", "a token", "beside one thread"]
+    caption = (
+        f"4 planes, random weights, kernels {kernels.best()}; {costs or 'no barriers'}; "
+        f"{machine_text()}, load {os.getloadavg()[0]:.1f}."
+    )
+    return {"columns": columns, "align": "lrrr", "rows": rows, "caption": caption}
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,8 +103,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="5 rounds of 60 tokens")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.tokens = 5, 60
     barriers = {
         str(count): Measurement.of(
             [1e9 * s for s in kernels.measure_barrier(count, 2000, options.rounds)], "ns"
@@ -95,16 +123,11 @@ def main() -> None:
             print(f"{name}, {line['threads']} threads: {line['token']} a token, "
                   f"best {line['best']:.1f}, {line['faster_than_one']:.2f} x")  # fmt: skip
     result = {
-        "conditions": {
-            "machine": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "kernels": kernels.best(),
-            "load": os.getloadavg()[0],
-        },
-        "barriers": barriers,
+        "machine": machine_text(), "load_average": round(os.getloadavg()[0], 2),
+        "kernels": kernels.best(), "table": table(barriers, lines), "barriers": barriers,
         "lines": lines,
-    }
-    options.output.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    }  # fmt: skip
+    options.output.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ namespace {
 // two tokens, since waking one takes as long as a phase; after a tenth of a millisecond an idle
 // process costs nothing.
 constexpr int kCallerSpins = 1000;
+// Looks before the caller takes what nobody has begun: more than workers differ in beginning.
+constexpr int kLateSpins = 50;
 constexpr int kWorkerSpins = 3000;
 
 void pause_cpu() {
@@ -79,6 +81,7 @@ ThreadPool::ThreadPool(int threads) : size_(threads) {
     cpus.resize(size_t(threads));
     cpus_ = std::move(cpus);
   }
+  turns_ = std::make_unique<Turn[]>(size_t(threads));
   threads_.reserve(size_t(threads) - 1);
   try {
     for (int worker = 1; worker < threads; ++worker) {
@@ -117,9 +120,15 @@ void ThreadPool::run_phase(Phase phase, void* function) {
   phase_ = phase;
   function_ = function;
   num_running_.store(uint32_t(size_ - 1), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
+  const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  for (int worker = 1; worker < size_; ++worker)
+    turns_[size_t(worker)].state.store(2 * generation, std::memory_order_release);
+  generation_.store(generation, std::memory_order_release);
   generation_.notify_all();
   run_guarded(0);
+  const uint32_t others = num_running_.load(std::memory_order_acquire);
+  if (others != 0 && spin_while(num_running_, others, kLateSpins) == others)
+    run_late_shares(generation);
   uint32_t running = num_running_.load(std::memory_order_acquire);
   while (running != 0) {
     const uint32_t now = spin_while(num_running_, running, spins_ ? kCallerSpins : 0);
@@ -133,6 +142,22 @@ void ThreadPool::run_phase(Phase phase, void* function) {
   if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+// Whether the share of a worker in a phase was still free; then it is the asker's. Until it is
+// done, the caller waits, so that the phase stays as it is; a late worker finds another generation.
+bool ThreadPool::begin_share(int worker, uint32_t generation) {
+  uint32_t expected = 2 * generation;
+  return turns_[size_t(worker)].state.compare_exchange_strong(
+      expected, expected + 1, std::memory_order_acquire, std::memory_order_relaxed);
+}
+
+void ThreadPool::run_late_shares(uint32_t generation) {
+  for (int worker = 1; worker < size_; ++worker) {
+    if (!begin_share(worker, generation)) continue;
+    run_guarded(worker);
+    num_running_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
 void ThreadPool::run_worker(int worker) {
   uint32_t seen = 0;
   for (;;) {
@@ -143,6 +168,7 @@ void ThreadPool::run_worker(int worker) {
     }
     seen = now;
     if (stopping_) return;
+    if (!begin_share(worker, now)) continue;
     run_guarded(worker);
     if (num_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_running_.notify_one();
   }

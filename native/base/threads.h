@@ -1,9 +1,12 @@
-// Threads that stay alive between phases of work: one static split and one barrier per phase.
+// Threads that stay alive between phases of work: one static split and one barrier per phase. A
+// share that its worker has not begun when the caller is done with its own falls to the caller, so
+// that a worker without a CPU delays a phase only by a share it is in the middle of.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -43,8 +46,9 @@ class ThreadPool {
   double take_slept_seconds() { return std::exchange(slept_seconds_, 0.0); }
 
   // Calls work(worker, workers) once for each worker and returns when all are done; the caller is
-  // worker 0. The first exception thrown is thrown again here. Callers from several threads take
-  // turns; `work` must not call run() of the same pool.
+  // worker 0, and any other whose thread is late. No call may wait for another. The first exception
+  // thrown is thrown again here. Callers from several threads take turns; `work` must not call
+  // run() of the same pool.
   template <typename Work>
   void run(Work&& work) {
     if (size_ == 1) {
@@ -60,7 +64,15 @@ class ThreadPool {
  private:
   using Phase = void (*)(void* function, int worker, int workers);
 
+  // What share of a phase a worker has: that of generation g is free at 2 g and begun at 2 g + 1.
+  // On lines of their own: only the worker and, where it is late, the caller write one.
+  struct alignas(64) Turn {
+    std::atomic<uint32_t> state{1};
+  };
+
   void run_phase(Phase phase, void* function);
+  bool begin_share(int worker, uint32_t generation);
+  void run_late_shares(uint32_t generation);
   void run_worker(int worker);
   void run_guarded(int worker);
   void stop();
@@ -69,6 +81,7 @@ class ThreadPool {
   bool spins_ = false;
   std::vector<int> cpus_;  // of the caller and each worker; empty where there are too few
   std::vector<std::thread> threads_;
+  std::unique_ptr<Turn[]> turns_;  // of each worker but the caller, from 1 on
   std::mutex callers_;
   double slept_seconds_ = 0.0;
   bool stopping_ = false;

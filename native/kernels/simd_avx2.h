@@ -73,9 +73,16 @@ struct Avx2 {
     const __m128 pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
   }
+  // The sums of neighbouring pairs of 64 bits: of `a` in the lower half of each lane, of `b` in the
+  // upper one. A blend, which any unit does, rather than a second shuffle.
+  static Float sum_pairs(Float a, Float b) {
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+  }
   // The sums of four vectors, in order.
   static void sum4(const Float (&v)[4], float* sums) {
-    const Float abcd = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    const Float ab = sum_pairs(v[0], v[1]), cd = sum_pairs(v[2], v[3]);
+    const Float abcd =
+        _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x88), _mm256_shuffle_ps(ab, cd, 0xdd));
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
   }
 
