@@ -29,6 +29,8 @@ _ATTENTION_ROW_BYTES = 40
 _BEST_TOKEN_BYTES = 12
 _ENTRY_BYTES = 8
 _GROUP_BYTES = 64 + 4 + 4
+#: For what varies from run to run: stacks, arenas of the allocator, parts of pages.
+_SPARE_BYTES, _SPARE_PART = 700_000, 0.004
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +92,17 @@ def footprint(
         cache=sequences * capacity * entry,
         scratch=_Scratch(subnet, parts, options).num_bytes(),
     )
+
+
+def process_bytes(subnet: Subnet, held: Footprint, runtime_bytes: int, logits: int = 1) -> int:
+    """Bytes of a whole process around an engine that holds `held`, with a small reserve.
+
+    `runtime_bytes` is what Python and libraries take (probed); `logits` rows lie in an array of
+    their own. Pages that the system maps beside those that are read are not part of it: they are
+    shared, and taken back when others need them.
+    """
+    known = held.total + runtime_bytes + 4 * logits * subnet.spec.vocab_size
+    return known + _SPARE_BYTES + int(_SPARE_PART * known)
 
 
 def split_step(step: Step) -> list[Step]:
