@@ -48,13 +48,16 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 #: Cuts of each model: full shape by planes, then depth, width, and all at once.
 CUTS: dict[str, tuple[str, ...]] = {
     "tale-750k": ("b8", "b4", "b2", "d3-b4", "w0.5-b4", "d4-w0.75-b3"),
-    "Qwen2.5-0.5B": ("b8", "b5", "b4", "b3", "b2", "b1", "d12-b4", "w0.5-b4", "d18-w0.5-b3",
-                     "d6-w0.5-b6", "d4-b8"),
-    "TinyLlama-1.1B": ("b4", "b2", "d11-b4", "w0.5-b3", "d6-w0.75-b6"),
+    "Qwen2.5-0.5B": ("b8", "b4", "b3", "b1", "d12-b4", "w0.5-b4", "d18-w0.5-b2", "d6-w0.5-b6",
+                     "d4-b5"),
+    "TinyLlama-1.1B": ("b4", "b2", "d11-b3", "d6-w0.75-b6"),
 }  # fmt: skip
-CONTEXTS = (1, 512, 2048)
+CONTEXTS = (1, 128, 512, 2048)
 PROMPTS = (64, 200, 512)
 GOALS = {"decode": 0.07, "prefill": 0.12, "spearman": 0.98, "memory": 0.03}
+#: Prompts, and prefills up to a context, that are foreseen to take longer are left out: the smaller
+#: cuts have them. Short prompts are run more often.
+_MOST_PROMPT_SECONDS, _MOST_GROWTH_SECONDS, _OFTEN_SECONDS = 1.6, 3.0, 0.3
 #: Tokens of a chunk of a prompt, as the runtime takes them.
 _CHUNK = 128
 #: Steps given to the predictor of few measurements, on a device of which nothing else is known.
@@ -100,22 +103,23 @@ def lines_of(
     with Engine(artifact, subnet, threads, preload="all") as engine:
         cache = engine.new_cache(limit)
         for count in (count for count in PROMPTS if count < limit):
+            foreseen = prompt_seconds(subnet, count, calibrations)
+            if foreseen > _MOST_PROMPT_SECONDS:
+                continue
             taken = []
-            for _ in range(3):
+            for _ in range(5 if foreseen < _OFTEN_SECONDS else 2):
                 cache.truncate(0)
                 start = clock()
                 for step in prefill_steps(count, _CHUNK):
                     wanted = "last" if step.logits else "none"
                     engine.forward_chunk([Chunk(tokens[: step.tokens], cache, logits=wanted)])  # type: ignore[arg-type]
                 taken.append(clock() - start)
-            foreseen = sum(
-                step_seconds(step_graph(subnet, step), step, calibrations)
-                for step in prefill_steps(count, _CHUNK)
-            )
             measured = quartile(taken)
             yield Line(name, cut, threads, "prefill", count, 0, foreseen, measured), None
         # Prefill behind long contexts is not what is asked here, so the cache is grown by it.
         for context in (context for context in CONTEXTS if context < limit):
+            if prompt_seconds(subnet, context, calibrations) > _MOST_GROWTH_SECONDS:
+                break
             while cache.length < context:
                 part = tokens[: min(_CHUNK, context - cache.length)]
                 engine.forward_chunk([Chunk(part, cache, logits="none")])
@@ -130,6 +134,14 @@ def lines_of(
             foreseen = step_seconds(graph, step, calibrations)
             measured = quartile([seconds_per_run(decode, seconds, threads) for _ in range(5)])
             yield Line(name, cut, threads, "decode", 1, context, foreseen, measured), graph
+
+
+def prompt_seconds(subnet: Subnet, tokens: int, calibrations: Sequence[Calibration]) -> float:
+    """Foreseen seconds of a prompt."""
+    return sum(
+        step_seconds(step_graph(subnet, step), step, calibrations)
+        for step in prefill_steps(tokens, _CHUNK)
+    )
 
 
 def quartile(seconds: Sequence[float]) -> float:
