@@ -23,9 +23,10 @@ from pliant.cli.options import (
     Threads,
 )
 from pliant.cli.output import Output, table
-from pliant.measurement import format_bytes
+from pliant.measurement import format_bytes, parse_seconds
 
 if TYPE_CHECKING:
+    from pliant.recipes.device_limits import DeviceLimits
     from pliant.recipes.fit import Fit, Offer
     from pliant.search import Budget, Candidate
 
@@ -44,6 +45,40 @@ Verify = Annotated[
         help="Best predicted that are measured.",
     ),
 ]
+OnDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        envvar="PLIANT_DEVICE",
+        metavar="NAME",
+        help="Where speed and energy are bounded: a device or profile (this).",
+    ),
+]
+LeastSpeed = Annotated[
+    float | None,
+    typer.Option(
+        "--tokens-per-second",
+        envvar="PLIANT_TOKENS_PER_SECOND",
+        metavar="X",
+        help="Least speed of decoding on the device.",
+    ),
+]
+FirstToken = Annotated[
+    float | None,
+    typer.Option(
+        "--first-token",
+        envvar="PLIANT_FIRST_TOKEN",
+        parser=parse_seconds,
+        metavar="TIME",
+        help="Longest wait for the first token there, such as 500ms.",
+    ),
+]
+MostJoules = Annotated[
+    float | None,
+    typer.Option(
+        "--joules", envvar="PLIANT_JOULES", metavar="X", help="Most energy of a token there."
+    ),
+]
 
 
 def fit(
@@ -55,6 +90,10 @@ def fit(
     limit: Limit = None,
     verify: Verify = 3,
     name: Name = None,
+    device: OnDevice = None,
+    speed: LeastSpeed = None,
+    first_token: FirstToken = None,
+    joules: MostJoules = None,
     threads: Threads = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -63,8 +102,9 @@ def fit(
     """Find the subnet with the lowest measured loss within a memory budget.
 
     Every depth, width and number of planes is predicted from the sensitivities in the artifact; the
-    best are measured with the engine, beside the dense shape at fewer bits. With --name the chosen
-    one is saved as X.pliant@NAME.
+    best are measured with the engine, beside the dense shape at fewer bits. Speed and energy can be
+    bounded on any device of `pliant devices`, calibrated on one that was probed. With --name the
+    chosen one is saved as X.pliant@NAME.
     """
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
@@ -73,19 +113,47 @@ def fit(
 
     output = Output(as_json, quiet)
     budget = Budget(memory_bytes=memory, max_loss_increase=max_loss)
+    limits = _limits(output, device, speed, first_token, joules)
     with open_artifact(artifact) as model:
         if dry_run:
-            _emit_offer(output, offer(model, context), budget, artifact)
+            _emit_offer(output, offer(model, context, limits), budget, artifact)
             return
         documents, text_name = measured_documents(text, limit or _TEXT_BYTES)
         with output.progress() as progress:
             found = fit_artifact(
                 model, budget, documents, context=context, verify=verify, threads=threads,
-                progress=progress,
+                limits=limits, progress=progress,
             )  # fmt: skip
         if name is not None:
             model.artifact.save_subnet(name, found.search.chosen.candidate.subnet)
     _emit_fit(output, found, budget, artifact, name, text_name)
+
+
+def _limits(
+    output: Output,
+    device: str | None,
+    speed: float | None,
+    first_token: float | None,
+    joules: float | None,
+) -> DeviceLimits | None:
+    """Limits on a device; None where nothing is bounded. A device alone is a usage error."""
+    from pliant.errors import UsageError
+    from pliant.recipes.device_limits import DeviceLimits
+    from pliant.recipes.plan import find_devices
+
+    if speed is None and first_token is None and joules is None:
+        if device is None:
+            return None
+        raise UsageError(
+            f"The device {device} was given without a limit; give --tokens-per-second, "
+            "--first-token or --joules."
+        )
+    return DeviceLimits(
+        device=find_devices([device or "this"], output.note)[0],
+        tokens_per_second=speed,
+        first_token_seconds=first_token,
+        joules=joules,
+    )
 
 
 def _emit_offer(output: Output, offered: Offer, budget: Budget, artifact: Path) -> None:

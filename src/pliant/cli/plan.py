@@ -124,7 +124,8 @@ def plan(
         found.spec, context, batch, prompt=prompt, memory_bytes=memory, tokens_per_second=speed,
         joules=joules, threads=threads,
     )  # fmt: skip
-    made = make_plan(found, find_devices([name.strip() for name in device.split(",")]), request)
+    names = [name.strip() for name in device.split(",")]
+    made = make_plan(found, find_devices(names, output.note), request)
     if chart is not None:
         from pliant.recipes.plan_chart import draw_plan
 

@@ -16,6 +16,8 @@ from pliant.errors import UsageError
 
 #: Tokens whose query rows share the loading of a key (native/engine/weights.h): 32 rows.
 _TILE_QUERY_ROWS = 32
+#: Tokens that a product takes at once where there are many (native/kernels/blocks_avx2.cpp).
+_BLOCK_TOKENS = 6
 #: Cached tokens from which on a context is split where groups are too few for all workers.
 _SPLIT_CONTEXT = 256
 #: Weights of a step from which on the engine always uses all threads, and below which one
@@ -43,6 +45,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     - `load`, `row`: numbers of keys and values loaded for a tile of queries, and multiplied.
     - `entry`: scores, one for each head and entry it sees.
     - `value`: numbers normed, quantized, rotated, stored or added; `gate`: neurons gated.
+    - `call`: rows, heads and tiles begun, whatever their length.
     - `phase`: phases between barriers; `step`: calls of the engine.
     """
 
@@ -52,6 +55,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     entry: float = 0.0
     value: float = 0.0
     gate: float = 0.0
+    call: float = 0.0
     phase: float = 0.0
     step: float = 0.0
 
@@ -149,20 +153,34 @@ def _threads(graph: Graph, threads: int) -> tuple[int, ...]:
 def operator_terms(item: Operator, graph: Graph, step: Step, calibration: Calibration) -> Terms:
     """What one operator adds to the terms of a step, all its times together."""
     workers = calibration.threads
+    tokens, share = step.num_tokens, 1.0 / workers
     match item.kind:
         case "product":
             each = calibration.product_seconds(item.planes, item.tokens, graph.memory_bytes)
             seconds = each * item.rows * item.columns * _imbalance(item.rows, workers)
-            return Terms(product=item.count * seconds)
+            begun = ceil_div(item.rows, 32) * ceil_div(item.tokens, _BLOCK_TOKENS)
+            found = Terms(product=seconds, call=begun * share)
         case "scores":
-            return _attention_terms(item, step, workers)
+            found = _attention_terms(item, step, workers)
         case "softmax" | "mix" | "sample":
-            return Terms()  # within the terms of scores, and of the step
+            found = Terms()  # within the terms of scores, and of the step
         case "gate":
-            return Terms(gate=item.count * item.values / workers)
-        case "norm" | "quantize" | "add" | "embed" if step.num_tokens == 1:
-            return Terms(value=float(item.count * item.values))  # by every worker
-    return Terms(value=item.count * item.values / workers)
+            found = Terms(gate=item.values * share, call=tokens * share)
+        case "rotate" | "store":
+            found = Terms(value=item.values * share, call=_heads(item, graph) * tokens * share)
+        case "bias":
+            found = Terms(value=item.values * share, call=tokens * share)
+        case _:
+            # One token is normed, added and quantized by every worker for itself.
+            share = 1.0 if tokens == 1 else share
+            found = Terms(value=item.values * share, call=tokens * share)
+    return Terms().plus(found, item.count)
+
+
+def _heads(item: Operator, graph: Graph) -> int:
+    """Heads that a rotation turns, or keys and values that are stored, for one token."""
+    scores = next(other for other in graph.operators if other.kind == "scores")
+    return 2 * scores.groups + (scores.heads if item.kind == "rotate" else 0)
 
 
 def _imbalance(rows: int, workers: int) -> float:
@@ -178,8 +196,9 @@ def _attention_terms(item: Operator, step: Step, workers: int) -> Terms:
     sharing = min(step.tokens, max(1, _TILE_QUERY_ROWS // heads_per_group))
     tasks = item.groups * step.sequences * ceil_div(step.tokens, sharing)
     most = workers if tasks >= workers or step.cached >= _SPLIT_CONTEXT else tasks
-    each = item.count * item.visible / most
+    each = item.visible / most
     return Terms(
+        call=float(tasks * item.heads / item.groups * sharing / most),
         load=2 * each * item.groups * head_dim / sharing,
         row=2 * each * item.heads * head_dim,
         entry=each * item.heads,

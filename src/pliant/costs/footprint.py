@@ -29,6 +29,8 @@ _ATTENTION_ROW_BYTES = 40
 _BEST_TOKEN_BYTES = 12
 _ENTRY_BYTES = 8
 _GROUP_BYTES = 64 + 4 + 4
+#: For what varies from run to run: stacks, arenas of the allocator, parts of pages.
+_SPARE_BYTES, _SPARE_PART = 700_000, 0.004
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,15 +83,27 @@ def footprint(
     options, widths = options or EngineOptions(), widths or Widths()
     parts = [part for step in steps for part in split_step(step)]
     spec, shape = subnet.spec, subnet.shape
+    weights = subnet.weight_bytes
     mapped = sum(cut.num_bytes for cut in subnet.matrices())
     sequences = max((step.sequences for step in parts), default=0)
     entry = 2 * sum(shape.groups) * widths.entry_bytes(spec.head_dim) + _ENTRY_BYTES
     return Footprint(
         mapped=mapped,
-        vectors=subnet.weight_bytes - mapped,
+        vectors=weights - mapped,
         cache=sequences * capacity * entry,
         scratch=_Scratch(subnet, parts, options).num_bytes(),
     )
+
+
+def process_bytes(subnet: Subnet, held: Footprint, runtime_bytes: int, logits: int = 1) -> int:
+    """Bytes of a whole process around an engine that holds `held`, with a small reserve.
+
+    `runtime_bytes` is what Python and libraries take (probed); `logits` rows lie in an array of
+    their own. Pages that the system maps beside those that are read are not part of it: they are
+    shared, and taken back when others need them.
+    """
+    known = held.total + runtime_bytes + 4 * logits * subnet.spec.vocab_size
+    return known + _SPARE_BYTES + int(_SPARE_PART * known)
 
 
 def split_step(step: Step) -> list[Step]:
@@ -113,6 +127,7 @@ class _Scratch:
     def __init__(self, subnet: Subnet, steps: list[Step], options: EngineOptions) -> None:
         self.subnet, self.steps, self.options = subnet, steps, options
         self.spec: ModelSpec = subnet.spec
+        self.weights = block_weights(subnet)
         self.groups, self.neurons = max(subnet.shape.groups), max(subnet.shape.neurons)
         self.tile_tokens = max(1, _TILE_ROWS // self.spec.heads_per_group)
         self.tile_rows = self.tile_tokens * self.spec.heads_per_group
@@ -134,7 +149,7 @@ class _Scratch:
         )
 
     def _workers(self, step: Step) -> int:
-        work = step.num_tokens * block_weights(self.subnet)
+        work = step.num_tokens * self.weights
         work += step.num_logits * self.spec.vocab_size * self.spec.hidden_size
         return 1 if work < _SMALL_WORK else self.options.threads
 
@@ -172,14 +187,18 @@ class _Scratch:
         """Parts of results where a context is split between workers."""
         tasks = tiles = 0
         shape, spec = self.subnet.shape, self.spec
+        kinds = {
+            (groups, spec.block_windows[block])
+            for groups, block in zip(shape.groups, shape.blocks, strict=True)
+        }
         for step in self.steps:
             workers = self._workers(step)
             if workers == 1:
                 continue
             num_tiles = step.sequences * ceil_div(step.tokens, self.tile_tokens)
-            for place, block in enumerate(shape.blocks):
-                each = num_tiles * shape.groups[place]
-                chunks = self._most_chunks(step, spec.block_windows[block])
+            for groups, window in kinds:
+                each = num_tiles * groups
+                chunks = self._most_chunks(step, window)
                 if chunks > 1 and each % workers and each < _ENOUGH_TASKS * workers:
                     tasks, tiles = max(tasks, each * chunks), max(tiles, each)
         return tasks * self.tile_rows * (_ATTENTION_ROW_BYTES + 4 * spec.head_dim) + 4 * tiles

@@ -44,7 +44,8 @@ def relative_fit(
             x_T[term] = moved
         if change < _CHANGE:
             break
-    return x_T / scale_T
+    found_T: NDArray[np.float64] = x_T / scale_T
+    return found_T
 
 
 def median_error(foreseen_N: NDArray[np.float64], measured_N: NDArray[np.float64]) -> float:

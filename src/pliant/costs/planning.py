@@ -9,7 +9,7 @@ import msgspec
 from pliant.bits import plane_bytes, scale_bytes
 from pliant.costs.device import Device
 from pliant.costs.experts import Experts
-from pliant.costs.footprint import EngineOptions, Footprint, footprint
+from pliant.costs.footprint import EngineOptions, Footprint, footprint, process_bytes
 from pliant.costs.graph import block_cuts
 from pliant.costs.operators import Widths
 from pliant.costs.step import MOST_STEP_TOKENS, Step
@@ -142,8 +142,8 @@ def price(
     subnet = choice.subnet
     memory = planned_footprint(choice, device, request, experts)
     runtime = device.runtime_bytes or ASSUMED_RUNTIME_BYTES
-    # The logits of a step are an array of their own.
-    runtime += 4 * subnet.spec.vocab_size * request.sequences
+    # Logits and a reserve are part of what is around the engine.
+    runtime = process_bytes(subnet, memory, runtime, request.sequences) - memory.total
     limit = min(device.memory_bytes, request.memory_bytes or device.memory_bytes)
     rest = limit - (memory.total - memory.cache) - runtime
     per_sequence = memory.cache / request.sequences

@@ -1,8 +1,7 @@
 """Bytes that one decoded token moves, and the speed no engine can pass on a given bandwidth.
 
-This is the roofline of decoding, where arithmetic is hidden behind memory. The operator graph with
-operations per class, prefill and calibrated estimates will be `costs/graph.py`; it extends
-`TokenTraffic` and leaves this bound as its limit for one token.
+This is the roofline of decoding, where arithmetic is hidden behind memory; `costs/graph.py` has all
+operators, and any step.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import msgspec
 from pliant.costs import MemoryCost, WorkingSet, subnet_memory
 from pliant.errors import UnsupportedError
 from pliant.measurement import Progress, silent
+from pliant.recipes.device_limits import DeviceLimits
 from pliant.recipes.measure import text_loss
 from pliant.runtime.text_engine import Pliant
 from pliant.search import (
@@ -57,10 +58,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     dense_bits_per_byte: float
 
 
-def offer(model: Pliant, context: int | None = None) -> Offer:
+def offer(model: Pliant, context: int | None = None, limits: DeviceLimits | None = None) -> Offer:
     """Every depth x width x planes x vocabulary planes with a stored sensitivity.
 
-    Raises `UnsupportedError` where the artifact was built without sensitivities.
+    With `limits` only those fast and frugal enough on a device. Raises `UnsupportedError` where
+    the artifact was built without sensitivities, `DoesNotFitError` where none keeps the limits.
     """
     manifest = model.artifact.manifest
     if manifest.sensitivities is None:
@@ -79,6 +81,8 @@ def offer(model: Pliant, context: int | None = None) -> Offer:
         return subnet_memory(subnet, working).total_bytes
 
     found = candidates(SearchSpace.measured(sensitivities), sensitivities, resolve, memory)
+    if limits is not None:
+        found = limits.kept(found, tokens)
     return Offer(
         candidates=tuple(found),
         frontier=tuple(predicted_frontier(found)),
@@ -95,15 +99,17 @@ def fit(
     context: int | None = None,
     verify: int = VERIFIED,
     threads: int | None = None,
+    limits: DeviceLimits | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """The subnet of an artifact with the lowest measured loss on `documents` within `budget`.
 
     The `verify` best predicted candidates and the dense baseline are measured with the engine.
     Raises `DoesNotFitError` where nothing fits, naming the smallest subnet, and
-    `QualityFloorError` where the best loses more than the budget allows.
+    `QualityFloorError` where the best loses more than the budget allows. `limits` bound time and
+    energy on any device.
     """
-    offered = offer(model, context)
+    offered = offer(model, context, limits)
     # Before anything is measured: a budget that nothing keeps is refused at once.
     budget.fitting(offered.candidates)
     measured: dict[Subnet, float] = {}

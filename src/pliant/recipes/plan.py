@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -71,11 +71,14 @@ def default_request(
     return msgspec.convert({"context": context, "sequences": sequences, **fields}, PlanRequest)
 
 
-def find_devices(names: Sequence[str]) -> list[Device]:
-    """Devices by name; `this` is probed where no profile of it was kept yet."""
+def find_devices(
+    names: Sequence[str], say: Callable[[str], None] = lambda text: None
+) -> list[Device]:
+    """Devices by name; `this` is probed, and `say` is told so, where no profile was kept yet."""
     found = []
     for name in names:
         if name == THIS and not profile_path().exists():
+            say("this machine was not probed yet; that takes less than a minute")
             device = probe()
             save_device(device)
             found.append(device)
@@ -127,6 +130,8 @@ def _artifact_choices(model: PlannedModel) -> tuple[list[Choice], str]:
     artifact = model.artifact
     assert artifact is not None
     measured = artifact.manifest.sensitivities
+    depths: tuple[int, ...]
+    widths: tuple[float, ...]
     if measured is None:
         depths, widths = tuple(artifact.depth_path()), _WIDTHS
         planes_of = tuple(range(1, artifact.num_planes + 1))

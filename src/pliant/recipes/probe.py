@@ -39,6 +39,8 @@ _CORE_BYTES, _SHARED_BYTES = 2**18, 2**22
 #: The set for many tokens: arithmetic is the limit, the fewer weights the sooner it is done.
 _MANY_BYTES = 2**20
 _PLANES = range(1, 9)
+#: Times that all kernels are timed.
+_PASSES = 2
 
 
 def probe(threads: int | None = None, progress: Progress = silent) -> Device:
@@ -109,7 +111,12 @@ def kernel_table(threads: int) -> Calibration:
     memory = max(3 * 2**24, 5 * largest_cache_bytes() // 2)
     sizes = [(1, size) for size in (_CORE_BYTES * threads, _SHARED_BYTES, memory)]
     sizes += [(tokens, _MANY_BYTES) for tokens in _TOKENS]
-    points = [_point(planes, tokens, size, threads) for planes in _PLANES for tokens, size in sizes]
+    passes = [
+        [_point(planes, tokens, size, threads) for planes in _PLANES for tokens, size in sizes]
+        for _ in range(_PASSES)
+    ]
+    # A slow moment of the machine falls on one pass.
+    points = [min(found, key=lambda point: point.seconds) for found in zip(*passes, strict=True)]
     return Calibration(
         threads=threads,
         kernels=kernel_name(),
@@ -121,7 +128,7 @@ def kernel_table(threads: int) -> Calibration:
 def _point(planes: int, tokens: int, size: float, threads: int) -> ProductPoint:
     """One product timed; small sets take smaller matrices, so that there are several."""
     rows = _ROWS if size >= _SHARED_BYTES else _ROWS // 4
-    rounds = 5 if tokens >= 32 or size > _SHARED_BYTES else 9
+    rounds = 3 if tokens >= 32 or size > _SHARED_BYTES else 7
     seconds = product_seconds(planes, rows, _COLUMNS, tokens, threads, size, rounds)
     return ProductPoint(
         planes=planes, tokens=tokens, set_bytes=float(size), seconds=seconds / (rows * _COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +14,7 @@ from pliant.costs import Graph, Step, Widths, step_graph
 from pliant.costs.calibration import TERMS, Calibration, Terms, step_seconds, step_terms
 from pliant.costs.least_squares import median_error, relative_fit
 from pliant.runtime import Chunk
-from pliant.runtime.engine import CacheType, Engine
+from pliant.runtime.engine import CacheType, Engine, KVCache
 from pliant.runtime.random_weights import RandomWeights
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
@@ -21,13 +22,21 @@ from pliant.subnet import Subnet
 #: Cache bytes of a value -> the engine's name of it.
 CACHE_TYPES: dict[int, CacheType] = {1: "int8", 2: "float16", 4: "float32"}
 #: Seconds that a sample takes at least, by repeating short steps.
-_LEAST_SECONDS = 0.01
+_LEAST_SECONDS = 0.008
 #: Every so many-th step is held out of the fit and tells its error.
 _HELD_OUT = 5
 #: What terms cost on processors of today, and how much the fit is pulled there, where 1 is as much
 #: as all samples: it decides only between terms that the samples cannot tell apart.
 _USUAL = Terms(
-    product=1.0, load=2e-10, row=5e-11, entry=1e-9, value=5e-10, gate=2e-9, phase=5e-7, step=2e-5
+    product=1.0,
+    load=2e-10,
+    row=5e-11,
+    entry=1e-9,
+    value=5e-10,
+    gate=2e-9,
+    call=1e-8,
+    phase=5e-7,
+    step=1e-5,
 )
 _PULL = 0.03
 
@@ -80,58 +89,88 @@ MODELS: tuple[Model, ...] = (
         ((8, 1), (256, 1), (1024, 1), (2000, 1), (0, 128), (384, 128)),
     ),
     Model(_spec(128, 8, 4, 2, 32, 256), 4, ((8, 1), (250, 1), (480, 1), (0, 64), (128, 128))),
+    Model(_spec(64, 2, 4, 2, 16, 128, 256), 6, ((2, 1), (100, 1), (300, 1), (0, 128), (0, 16))),
+    Model(_spec(192, 4, 6, 3, 32, 512, 2048), 2, ((4, 1), (700, 1), (0, 64), (256, 128))),
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A step ready to be run again and again, behind a cache of its own."""
+
+    engine: Engine
+    step: Step
+    graph: Graph
+    cache: KVCache
+
+    def run(self) -> None:
+        """Run the step once and forget its tokens."""
+        tokens = np.arange(self.step.tokens, dtype=np.int32)
+        self.engine.forward_chunk([Chunk(tokens, self.cache)])
+        self.cache.truncate(self.step.cached)
+
+
 def timed_steps(threads: int, value_bytes: int = 2, rounds: int = 5) -> list[Sample]:
-    """Decoding and prompt steps of all `MODELS`, each the lower quartile of `rounds` runs."""
-    samples: list[Sample] = []
-    for model in MODELS:
-        subnet = Subnet.full(model.spec, model.planes)
-        weights = RandomWeights(model.spec, max(model.planes, subnet.bits.embedding))
-        with Engine(weights, subnet, threads, cache_type=CACHE_TYPES[value_bytes]) as engine:
-            samples += _samples(engine, model.steps, value_bytes, rounds)
-    return samples
+    """Decoding and prompt steps of all `MODELS`, each the lower quartile of `rounds` runs.
 
-
-def _samples(
-    engine: Engine, sizes: Sequence[tuple[int, int]], value_bytes: int, rounds: int
-) -> Iterator[Sample]:
-    widths = Widths(cache_value_bytes=value_bytes)
-    longest = max(cached for cached, _ in sizes)
-    cache = engine.new_cache(longest + 512)
-    tokens = np.arange(256, dtype=np.int32)
-    while cache.length < longest:
-        engine.forward_chunk([Chunk(tokens, cache, logits="none")])
-    # From the longest on, so that the cache is only ever cut.
-    for cached, count in sorted(sizes, reverse=True):
-        step = Step(tokens=count, cached=cached)
-        cache.truncate(cached)
-
-        def run(step: Step = step) -> None:
-            engine.forward_chunk([Chunk(tokens[: step.tokens], cache)])
-            cache.truncate(step.cached)
-
-        graph = step_graph(engine.subnet, step, widths)
-        yield Sample(graph, step, undisturbed_seconds(run, _LEAST_SECONDS, rounds))
-
-
-def undisturbed_seconds(run: Callable[[], None], least_seconds: float, rounds: int) -> float:
-    """Lower quartile over `rounds` of the mean seconds of as many calls as `least_seconds` take.
-
-    On a quiet machine it is the median; on a busy one the median is about the others.
+    All steps take turns, so that a slow moment of the machine falls on one round of each.
     """
+    with ExitStack() as stack:
+        trials = [
+            trial for model in MODELS for trial in _trials(stack, model, threads, value_bytes)
+        ]
+        taken = [
+            [seconds_per_run(trial.run, _LEAST_SECONDS, threads) for trial in trials]
+            for _ in range(rounds)
+        ]
+        seconds = np.quantile(np.array(taken), 0.25, axis=0)
+        return [
+            Sample(trial.graph, trial.step, float(second))
+            for trial, second in zip(trials, seconds, strict=True)
+        ]
+
+
+def _trials(stack: ExitStack, model: Model, threads: int, value_bytes: int) -> Iterator[_Trial]:
+    subnet = Subnet.full(model.spec, model.planes)
+    weights = RandomWeights(model.spec, max(model.planes, subnet.bits.embedding))
+    engine = stack.enter_context(
+        Engine(weights, subnet, threads, cache_type=CACHE_TYPES[value_bytes])
+    )
+    longest = max(cached for cached, _ in model.steps)
+    grown = engine.new_cache(longest + 256)
+    while grown.length < longest:
+        tokens = np.arange(min(128, longest - grown.length), dtype=np.int32)
+        engine.forward_chunk([Chunk(tokens, grown, logits="none")])
+    for cached, count in model.steps:
+        cache = grown.clone()
+        cache.truncate(cached)
+        step = Step(tokens=count, cached=cached)
+        graph = step_graph(subnet, step, Widths(cache_value_bytes=value_bytes))
+        yield _Trial(engine, step, graph, cache)
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """The clock that times an engine: of this thread's CPU where it computes alone.
+
+    On a quiet machine that is the time that passes; on a busy one it leaves out the others.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+def seconds_per_run(run: Callable[[], None], least_seconds: float, threads: int) -> float:
+    """Mean seconds of as many runs as `least_seconds` take, after one that is not counted."""
+    clock = clock_for(threads)
     run()
-    start = time.perf_counter()
+    start = clock()
     run()
-    count = max(1, round(least_seconds / max(time.perf_counter() - start, 1e-7)))
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(count):
-            run()
-        taken.append((time.perf_counter() - start) / count)
-    return float(np.quantile(taken, 0.25))
+    first = clock() - start
+    count = round(least_seconds / max(first, 1e-7))
+    if count < 2:
+        return first
+    start = clock()
+    for _ in range(count):
+        run()
+    return (clock() - start) / count
 
 
 def fitted(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:

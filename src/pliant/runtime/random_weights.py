@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.bits import MAX_PLANES
-from pliant.bits.layout import CHUNK_BYTES, TILE_ROWS, num_chunks, num_scale_groups, num_tiles
+from pliant.bits import MAX_PLANES, plane_bytes, scale_bytes
 from pliant.spec import ModelSpec
 
 #: Random bytes that all planes are pieces of: beyond any pattern a processor could learn.
@@ -28,7 +27,8 @@ class RandomWeights:
         self._scales: dict[str, NDArray[np.uint16]] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
         draw = np.random.default_rng(seed)
-        pool = np.frombuffer(draw.bytes(_POOL_BYTES), np.uint8)
+        largest = max(plane_bytes(*shape) for shape in spec.tensors().values() if len(shape) == 2)
+        pool = np.frombuffer(draw.bytes(min(_POOL_BYTES, largest)), np.uint8)
         # Codes are even over 256 steps, so their deviation is 256 / sqrt(12) of a step.
         scale = np.float16(0.02 * np.sqrt(12) / 256).view(np.uint16)
         for name, shape in spec.tensors().items():
@@ -37,10 +37,9 @@ class RandomWeights:
                 self._vectors[name] = np.full(shape, fill, np.float32)
                 continue
             rows, columns = shape
-            size = num_tiles(rows) * num_chunks(columns) * CHUNK_BYTES
+            size = plane_bytes(rows, columns)
             self._planes[name] = [_piece(pool, draw, size) for _ in range(planes)]
-            groups = num_tiles(rows) * num_scale_groups(columns) * TILE_ROWS
-            self._scales[name] = np.full(groups, scale, np.uint16)
+            self._scales[name] = np.full(scale_bytes(rows, columns) // 2, scale, np.uint16)
 
     def planes(self, name: str) -> list[NDArray[np.uint8]]:
         """All planes of a matrix, most significant first."""
