@@ -312,3 +312,18 @@ def test_a_failure_within_a_stream_is_an_event(serve: Any, monkeypatch: pytest.M
     assert response.status_code == 200
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
     assert own.post(TEXT, prompt="a", max_tokens=2).status_code == 200
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(live: Any) -> None:
+    import re
+
+    live.post(TEXT, prompt="a", max_tokens=2)
+    live.post(TEXT, prompt=3)
+    page = live.http.get("/metrics").text
+    board = Path(__file__).parents[2] / "docs" / "how_to" / "serve_dashboard.json"
+    if not board.exists():
+        pytest.skip("the documentation is not part of an installed package")
+    names = set(re.findall(r"(?:vllm|pliant):\w+", board.read_text()))
+    declared = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
+    for name in names:
+        assert name in declared or re.sub(r"_(bucket|count)$", "", name) in declared, name
