@@ -193,6 +193,14 @@ def test_auto_goes_down_under_load_as_far_as_the_client_allows(serve: Any) -> No
     assert cut(9, smallest="b4") == "b4"
     assert cut(0, hurry=True) == "b2"
     assert subnets.resolve("", 9, smallest=None, hurry=False) == ""
+    assert subnets.names() == ["tiny", "tiny@b4", "tiny@b2", "tiny@auto"]
+
+
+def test_a_default_cut_and_the_whole(serve: Any) -> None:
+    own = serve(default_cut="b2")
+    for name, ran in (("tiny", "tiny@b2"), ("", "tiny@b2"), ("tiny@full", "tiny@full")):
+        assert own.post(TEXT, model=name, prompt="a", max_tokens=1).json()["model"] == ran
+    assert own.service.subnets.names() == ["tiny", "tiny@b2", "tiny@full", "tiny@auto"]
 
 
 def test_too_much_is_refused_with_a_time_to_come_back(serve: Any) -> None:
