@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 NATIVE_SOURCES := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h)
 CXX_FILES := $(wildcard native/*/*.cpp native/*/*.h)
 
-.PHONY: demo test check native arm bench docs fuzz sanitize format clean
+.PHONY: demo test check native arm bench docs soak fuzz sanitize format clean
 
 demo: $(INSTALLED)  ## the whole story on the embedded model
 	$(BIN)/python -m pliant.recipes.demo
@@ -46,7 +46,13 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/predictions.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/tables.py
+
+soak: $(INSTALLED)  ## half an hour of clients of all kinds against a server with too little memory
+	mkdir -p .demo
+	test -d .demo/soak.pliant || $(BIN)/pliant build models/tale-750k -o .demo/soak.pliant
+	$(BIN)/python tests/serve/soak.py .demo/soak.pliant
 
 docs: $(INSTALLED)  ## the generated parts of the documentation
 	$(BIN)/python -m pliant.cli.reference

@@ -193,6 +193,14 @@ def test_auto_goes_down_under_load_as_far_as_the_client_allows(serve: Any) -> No
     assert cut(9, smallest="b4") == "b4"
     assert cut(0, hurry=True) == "b2"
     assert subnets.resolve("", 9, smallest=None, hurry=False) == ""
+    assert subnets.names() == ["tiny", "tiny@b4", "tiny@b2", "tiny@auto"]
+
+
+def test_a_default_cut_and_the_whole(serve: Any) -> None:
+    own = serve(default_cut="b2")
+    for name, ran in (("tiny", "tiny@b2"), ("", "tiny@b2"), ("tiny@full", "tiny@full")):
+        assert own.post(TEXT, model=name, prompt="a", max_tokens=1).json()["model"] == ran
+    assert own.service.subnets.names() == ["tiny", "tiny@b2", "tiny@full", "tiny@auto"]
 
 
 def test_too_much_is_refused_with_a_time_to_come_back(serve: Any) -> None:
@@ -312,3 +320,18 @@ def test_a_failure_within_a_stream_is_an_event(serve: Any, monkeypatch: pytest.M
     assert response.status_code == 200
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
     assert own.post(TEXT, prompt="a", max_tokens=2).status_code == 200
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(live: Any) -> None:
+    import re
+
+    live.post(TEXT, prompt="a", max_tokens=2)
+    live.post(TEXT, prompt=3)
+    page = live.http.get("/metrics").text
+    board = Path(__file__).parents[2] / "docs" / "how_to" / "serve_dashboard.json"
+    if not board.exists():
+        pytest.skip("the documentation is not part of an installed package")
+    names = set(re.findall(r"(?:vllm|pliant):\w+", board.read_text()))
+    declared = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
+    for name in names:
+        assert name in declared or re.sub(r"_(bucket|count)$", "", name) in declared, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -209,6 +210,8 @@ def _run(service: Any, secrets: Any, options: Any, bound: Any, output: Output) -
         output.note(line)
     if output.as_json:
         output.emit_line({"url": url, "model": options.name, "models": service.subnets.names()})
+    # asyncio warns of every event that is sent to a client who has just gone.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     run_server(service, secrets, options, bound)
     output.note("stopped")
 

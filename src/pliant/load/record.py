@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -111,10 +112,6 @@ def summarize(
     """
     answered = [record for record in records if record.times]
     failed = [record for record in records if not record.times]
-    errors: dict[str, int] = {}
-    for record in failed:
-        reason = record.error or "an answer without text"
-        errors[reason] = errors.get(reason, 0) + 1
     ends = [record.times[-1] for record in answered]
     start = min((record.arrived for record in records), default=0)
     duration = (max(ends, default=start) - start) / 1e9
@@ -126,7 +123,7 @@ def summarize(
     return LoadReport(
         requests=len(records),
         failed=len(failed),
-        errors=errors,
+        errors=dict(Counter(record.error or "an answer without text" for record in failed)),
         duration=duration,
         requests_per_second=len(answered) / duration if duration else 0.0,
         tokens_per_second=tokens / duration if duration else 0.0,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -34,6 +35,9 @@ PAGE_POLICY = (
 )
 
 
+Prepared = TypeVar("Prepared")
+
+
 class Service:
     """Everything that handlers share."""
 
@@ -51,8 +55,23 @@ class Service:
         spec = subnets.model.artifact.spec
         self.grammars = GrammarCompiler(subnets.model.tokenizer, spec.vocab_size)
         self.post = Post()
+        self._preparing = ThreadPoolExecutor(1, "pliant-prepare")
         self.started = int(time.time())
         self.draining = False
+
+    async def prepare(self, work: Callable[[], Prepared]) -> Prepared:
+        """The result of `work`, which templates, tokenizers and grammars may make slow.
+
+        One thread does it for all, off the event loop; so none of them needs a lock.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, work)
+
+    def close(self) -> None:
+        """End what runs and give everything back."""
+        self.draining = True
+        self.room.close()
+        self.subnets.close()
+        self._preparing.shutdown()
 
     def full_lines(self) -> int:
         """Requests that wait for each place: 0 while there is a place free."""
@@ -74,7 +93,7 @@ class Service:
         stack = AsyncExitStack()
         try:
             engine = await stack.enter_async_context(self.subnets.engine(cut))
-            answering = _Answering(self, request, engine, cut, http)
+            answering = await self.prepare(lambda: _Answering(self, request, engine, cut, http))
             answering.texts.submit()
         except BaseException:
             await stack.aclose()

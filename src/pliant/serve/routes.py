@@ -36,9 +36,7 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         yield
-        service.draining = True
-        service.room.close()
-        service.subnets.close()
+        service.close()
 
     app = Starlette(
         routes=[
@@ -155,7 +153,9 @@ async def _tokenize(service: Service, request: Request) -> Response:
     text = fields.text("prompt") or fields.text("content")
     special = fields.flag("add_special_tokens", True)
     tokenizer = service.subnets.model.tokenizer
-    tokens = tokenizer.encode(text, add_bos=None if special else False)
+    tokens = await service.prepare(
+        lambda: tokenizer.encode(text, add_bos=None if special else False)
+    )
     context = service.subnets.model.artifact.spec.max_context
     return _json({"tokens": tokens, "count": len(tokens), "max_model_len": context})
 
@@ -165,7 +165,8 @@ async def _detokenize(service: Service, request: Request) -> Response:
     tokens = fields.items("tokens", 1_000_000)
     if not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
         raise fields.wrong("tokens", "a list of token ids")
-    text = service.subnets.model.tokenizer.decode(tokens, skip_special=False)
+    tokenizer = service.subnets.model.tokenizer
+    text = await service.prepare(lambda: tokenizer.decode(tokens, skip_special=False))
     return _json({"prompt": text, "content": text})
 
 

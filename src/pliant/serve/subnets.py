@@ -24,9 +24,9 @@ class UnknownModelError(PliantError):
 class Subnets:
     """Names of models, and the open engines behind them, all over the same mapped bytes.
 
-    `NAME` is the default cut, `NAME@CUT` any cut by its address or saved name, `NAME@auto` the one
-    of `auto_cuts` that the load allows. At most `max_open` engines are open; one that nobody uses
-    gives way, and its caches with it.
+    `NAME` is the default cut, `NAME@CUT` any cut by its address or saved name, `NAME@full` the
+    whole artifact, `NAME@auto` the one of `auto_cuts` that the load allows. At most `max_open`
+    engines are open; one that nobody uses gives way, and its caches with it.
     """
 
     def __init__(
@@ -50,13 +50,16 @@ class Subnets:
         self._guard = threading.Lock()
 
     def model_name(self, cut: str) -> str:
-        """The name that a client gives for a cut."""
-        return f"{self.name}@{cut}" if cut else self.name
+        """The name that a client gives for a cut; everything is `@full` where it is no default."""
+        if not cut and not self.default_cut:
+            return self.name
+        return f"{self.name}@{cut or 'full'}"
 
     def names(self) -> list[str]:
         """The models to list: the default, every saved cut, what is open, and `auto`."""
-        cuts = dict.fromkeys(["", *self.model.artifact.subnet_names(), *self._open, "auto"])
-        return [self.model_name(cut) for cut in cuts]
+        saved = self.model.artifact.subnet_names()
+        cuts = [self.default_cut, *saved, *self.auto_cuts, *self.open_cuts(), "auto"]
+        return list(dict.fromkeys([self.name, *map(self.model_name, cuts)]))
 
     def open_cuts(self) -> list[str]:
         """The cuts whose engines are open."""
@@ -80,12 +83,12 @@ class Subnets:
         if model and name != self.name:
             raise UnknownModelError(f"There is no model {model!r}. {self._listing()}")
         if cut != "auto":
-            found = cut or self.default_cut
+            found = "" if cut == "full" else cut or self.default_cut
             self.subnet(found)
             return found
         rungs = list(self.auto_cuts)
         if smallest is not None:
-            floor = smallest.removeprefix(f"{self.name}@")
+            floor = smallest.removeprefix(f"{self.name}@").removeprefix("full")
             least = self._weight(floor)
             rungs = [rung for rung in rungs if self._weight(rung) >= least] or [floor]
         return rungs[-1] if hurry else rungs[min(waiting, len(rungs) - 1)]

@@ -75,7 +75,10 @@ class Usage(msgspec.Struct):
 
 
 class Texts:
-    """Every prompt of a request, `num_choices` times: choice i of prompt p has index p n + i."""
+    """Every prompt of a request, `num_choices` times: choice i of prompt p has index p n + i.
+
+    Making one renders templates, tokenizes and compiles schemas, which may take a second.
+    """
 
     def __init__(
         self,
@@ -92,12 +95,16 @@ class Texts:
         self.request, self.engine, self.usage = request, engine, Usage()
         self._room, self._grammars, self._post = room, grammars, post
         self._cut, self._client, self._salt = cut, client, salt
+        self.started = time.monotonic_ns()
         self._names: list[str] = []
         self._events: asyncio.Queue[tuple[int, Emission | Failure]] = asyncio.Queue()
         self.prompts = [self._prompt(text) for text in self._texts()]
         self.usage.prompt_tokens = sum(map(len, self.prompts))
-        #: Nanoseconds of the request and of every token, by index.
-        self.started = time.monotonic_ns()
+        n = request.num_choices
+        self._writers = [
+            self._writer(prompt, choice) for prompt in self.prompts for choice in range(n)
+        ]
+        #: Nanoseconds of every token, by index.
         self.times: dict[int, list[int]] = {}
 
     def submit(self) -> None:
@@ -110,7 +117,7 @@ class Texts:
                 for choice in range(self.request.num_choices):
                     index = place * self.request.num_choices + choice
                     name = f"{number}.{index}"
-                    self._submit(name, index, prompt, choice, leader)
+                    self._submit(name, index, prompt, leader)
                     leader = leader or name
         except Exception:
             self.cancel()
@@ -141,10 +148,9 @@ class Texts:
         name: str,
         index: int,
         prompt: Sequence[int],
-        choice: int,
         leader: str | None,
     ) -> None:
-        writer = self._writer(prompt, choice)
+        writer = self._writers[index]
         timeout = self.request.timeout_seconds
         work = Work(
             name=name,
