@@ -16,6 +16,7 @@ from pliant.cli.build import build
 from pliant.cli.chat import chat
 from pliant.cli.cut import cut
 from pliant.cli.evaluate import evaluate
+from pliant.cli.export import export
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
 from pliant.cli.run import run
@@ -78,6 +79,7 @@ app.command("run")(run)
 app.command("chat")(chat)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
+app.command("export")(export)
 app.command("verify")(verify)
 
 
