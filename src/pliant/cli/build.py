@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="CHECKPOINT", help="A Hugging Face folder, or a model id such as org/name."
+        metavar="CHECKPOINT",
+        help="A Hugging Face folder, a model id such as org/name, or a GGUF file of plain numbers.",
     ),
 ]
 OutputPath = Annotated[
@@ -112,20 +113,33 @@ def build(
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
     choices: dict[str, Any] = {"planes": planes, "rounding": rounding, "seed": seed}
-    plan = _plan(checkpoint, output_path, choices, max_ram, tune_steps)
-    if dry_run:
-        output.emit(plan, facts(_readable_plan(plan)))
-        return
-    output.note(
-        f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
-        f"{format_bytes(plan['artifact_bytes'])} on disk, "
-        f"about {format_bytes(plan['memory_bytes'])} of memory"
-    )
-    receipt = _build(
-        checkpoint, output_path, output, choices, tune_steps, tune_text or [],
-        calibration=calibration, max_ram=max_ram, replace=force,
-    )  # fmt: skip
+    with _checkpoint_of(checkpoint, output_path, output) as source:
+        plan = _plan(source, output_path, choices, max_ram, tune_steps)
+        if dry_run:
+            output.emit(plan, facts(_readable_plan(plan)))
+            return
+        output.note(
+            f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
+            f"{format_bytes(plan['artifact_bytes'])} on disk, "
+            f"about {format_bytes(plan['memory_bytes'])} of memory"
+        )
+        receipt = _build(
+            source, output_path, output, choices, tune_steps, tune_text or [],
+            calibration=calibration, max_ram=max_ram, replace=force,
+        )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+@contextmanager
+def _checkpoint_of(source: str, output_path: Path, output: Output) -> Iterator[str]:
+    """What the build reads: the source itself, or the folder that is made of a GGUF file."""
+    if not source.endswith(".gguf"):
+        yield source
+        return
+    from pliant.recipes.imports import as_checkpoint
+
+    with output.progress() as progress, as_checkpoint(source, output_path, progress) as folder:
+        yield folder
 
 
 def go_offline() -> None:

@@ -19,12 +19,14 @@ from pliant.runtime import Tokenizer
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _NO_MERGE = -1e9
+#: llama.cpp wants one merge at least. Two zero bytes become no token, and so are read one by one.
+_IDLE_MERGES = ("\u0100 \u0100",)
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 #: Regular expressions that split a text before byte-level BPE, and llama.cpp's names for them.
-_NAMED_SPLITS = {
+NAMED_SPLITS = {
     _CONTRACTIONS + _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe",
     _CONTRACTIONS + _WORDS + r"\p{N}" + _REST: "qwen2",
 }
@@ -68,7 +70,8 @@ def gguf_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     if is_byte_level:
         return Vocabulary(
             model="gpt2", pre=_split_name(definition["pre_tokenizer"]), scores=(),
-            merges=tuple(" ".join(merge) for merge in merges), add_space_prefix=False, **common,
+            merges=tuple(" ".join(merge) for merge in merges) or _IDLE_MERGES,
+            add_space_prefix=False, **common,
         )  # fmt: skip
     if not model.get("byte_fallback"):
         raise _unlike("it is neither byte-level nor falls back on bytes", "tokens for all bytes")
@@ -138,8 +141,8 @@ def _split_name(pre_tokenizer: Any) -> str:
               {"type": "ByteLevel", "use_regex": True}]:  # fmt: skip
             return "smollm"
         case [{"type": "Split", "pattern": {"Regex": regex}}, {"type": "ByteLevel"}]:
-            if regex in _NAMED_SPLITS:
-                return _NAMED_SPLITS[regex]
+            if regex in NAMED_SPLITS:
+                return NAMED_SPLITS[regex]
             raise _unlike(f"it splits texts by {regex!r}", "the splits of Llama 3 and Qwen 2")
     raise _unlike(f"it splits texts by {' and '.join(_kinds(pre_tokenizer))}", "byte-level splits")
 
