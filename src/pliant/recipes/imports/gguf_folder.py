@@ -49,7 +49,7 @@ def gguf_folder(path: Path, folder: Path, progress: Progress = silent) -> Path:
         done += 1
         progress("reading", done, len(shapes))
         value = file.tensor(gguf_tensor_name(ours[name]))
-        order = _row_order(spec, ours[name]) if is_llama else None
+        order = halved_rows(spec, ours[name]) if is_llama else None
         return value if order is None else value[order]
 
     write_shard(folder / "model.safetensors", shapes, "float32", make)
@@ -136,7 +136,7 @@ def _check_tensors(file: GgufFile, spec: ModelSpec) -> None:
         )
 
 
-def _row_order(spec: ModelSpec, name: str) -> NDArray[np.int64] | None:
+def halved_rows(spec: ModelSpec, name: str) -> NDArray[np.int64] | None:
     """Which row of a file whose pairs are neighbours comes n-th in a checkpoint's halves."""
     tensor = name.removesuffix(".bias").rsplit(".", 1)[-1]
     if tensor not in ("q", "k"):
