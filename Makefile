@@ -86,5 +86,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE_SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,plot,serve,load,test,check]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,plot,serve,load,export,test,check]'
 	touch $@

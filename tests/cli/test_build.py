@@ -144,3 +144,16 @@ def test_a_stopped_build_goes_on(
         ran = pliant(*arguments)
         assert ran.code == 0, ran.err
     assert pliant("verify", path).code == 0
+
+
+def test_a_gguf_file_is_a_source(pliant: Run, pristine: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
+    source = tmp_path / "tiny.gguf"
+    ran = pliant("export", pristine, "--to", "gguf", "--type", "F32", "-o", source, "--no-verify")
+    assert ran.code == 0, ran.err
+    ran = pliant("build", source, "-o", tmp_path / "x.pliant", "--dry-run", "--json")
+    assert ran.code == 0 and ran.data["architecture"] == "llama", ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+    source.write_bytes(source.read_bytes()[:5000])
+    ran = pliant("build", source, "-o", tmp_path / "x.pliant", "--dry-run")
+    assert ran.code == 1 and "not a whole GGUF file" in ran.err

@@ -186,6 +186,24 @@ class UniformCodec:
         Readable rather than fast: each bit and scale is looked up at the place that `layout`
         states. `UsageError` where more is asked for than is stored.
         """
+        code_OI, scale_OG = self.codes(encoded, planes, rows, columns)
+        step = 1 << (MAX_PLANES - planes)
+        value_OI = np.float32(step) * (code_OI.astype(np.float32) + np.float32(0.5)) - 128
+        scale_OI = np.repeat(scale_OG, GROUP_COLUMNS, axis=1)[:, : code_OI.shape[1]]
+        return cast(NDArray[np.float32], scale_OI.astype(np.float32) * value_OI)
+
+    def codes(
+        self,
+        encoded: EncodedMatrix,
+        planes: int,
+        rows: int | None = None,
+        columns: int | None = None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """The numbers u of the first `planes` planes `[rows, columns]` and the scales `[rows, G]`.
+
+        What `decode` makes a matrix of, for those who write the codes elsewhere. `UsageError`
+        where more is asked for than is stored.
+        """
         rows = encoded.rows if rows is None else rows
         columns = encoded.columns if columns is None else columns
         if not 1 <= planes <= len(encoded.planes):
@@ -203,15 +221,14 @@ class UniformCodec:
             + 4 * (row_in_tile_O1 % 16)
             + column_in_chunk_I % 4
         )
-        bit_I = column_in_chunk_I // 4
-        code_OI = np.zeros((rows, columns), np.int32)
+        bit_I = (column_in_chunk_I // 4).astype(np.uint8)
+        code_OI = np.zeros((rows, columns), np.uint8)
         for plane in encoded.planes[:planes]:
-            code_OI = 2 * code_OI + (plane[byte_OI] >> bit_I & 1)
-        tile_group_OI = tile_O1 * num_scale_groups(encoded.columns) + column_I // GROUP_COLUMNS
-        scale_OI = encoded.scales.view(np.float16)[tile_group_OI * TILE_ROWS + row_in_tile_O1]
-        step = 1 << (MAX_PLANES - planes)
-        value_OI = np.float32(step) * (code_OI.astype(np.float32) + np.float32(0.5)) - 128
-        return cast(NDArray[np.float32], scale_OI.astype(np.float32) * value_OI)
+            code_OI = code_OI << 1 | (plane[byte_OI] >> bit_I & 1)
+        group_G = np.arange(-(-columns // GROUP_COLUMNS))
+        tile_group_OG = tile_O1 * num_scale_groups(encoded.columns) + group_G
+        scale_OG = encoded.scales.view(np.float16)[tile_group_OG * TILE_ROWS + row_in_tile_O1]
+        return code_OI, scale_OG
 
 
 def quantize(weight_OGC: NDArray[np.float32], scale_OG: NDArray[np.float16]) -> NDArray[np.uint8]:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="CHECKPOINT", help="A Hugging Face folder, or a model id such as org/name."
+        metavar="CHECKPOINT",
+        help="A Hugging Face folder, a model id such as org/name, or a GGUF or llama2.c file.",
     ),
 ]
 OutputPath = Annotated[
@@ -44,6 +45,17 @@ Calibration = Annotated[
         envvar="PLIANT_CALIBRATION",
         metavar="FILE",
         help="UTF-8 text to calibrate on (a packaged excerpt of public-domain books).",
+    ),
+]
+#: Endings of sources that are files; a folder is made of them first.
+_FILES = (".gguf", ".bin")
+Lora = Annotated[
+    Path | None,
+    typer.Option(
+        "--lora",
+        envvar="PLIANT_LORA",
+        metavar="FOLDER",
+        help="A LoRA adapter of PEFT, merged into the weights first.",
     ),
 ]
 Planes = Annotated[
@@ -92,6 +104,7 @@ def build(
     checkpoint: Source,
     output_path: OutputPath,
     calibration: Calibration = None,
+    lora: Lora = None,
     planes: Planes = 8,
     rounding: RoundingOption = "feedback",
     tune_steps: TuneSteps = 0,
@@ -112,20 +125,40 @@ def build(
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
     choices: dict[str, Any] = {"planes": planes, "rounding": rounding, "seed": seed}
-    plan = _plan(checkpoint, output_path, choices, max_ram, tune_steps)
-    if dry_run:
-        output.emit(plan, facts(_readable_plan(plan)))
-        return
-    output.note(
-        f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
-        f"{format_bytes(plan['artifact_bytes'])} on disk, "
-        f"about {format_bytes(plan['memory_bytes'])} of memory"
-    )
-    receipt = _build(
-        checkpoint, output_path, output, choices, tune_steps, tune_text or [],
-        calibration=calibration, max_ram=max_ram, replace=force,
-    )  # fmt: skip
+    with _checkpoint_of(checkpoint, output_path, lora, output) as source:
+        plan = _plan(source, output_path, choices, max_ram, tune_steps)
+        if dry_run:
+            output.emit(plan, facts(_readable_plan(plan)))
+            return
+        output.note(
+            f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
+            f"{format_bytes(plan['artifact_bytes'])} on disk, "
+            f"about {format_bytes(plan['memory_bytes'])} of memory"
+        )
+        receipt = _build(
+            source, output_path, output, choices, tune_steps, tune_text or [],
+            calibration=calibration, max_ram=max_ram, replace=force,
+        )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+@contextmanager
+def _checkpoint_of(
+    source: str, output_path: Path, lora: Path | None, output: Output
+) -> Iterator[str]:
+    """What the build reads: the source itself, or the folder that is made of it first."""
+    if not source.endswith(_FILES) and lora is None:
+        yield source
+        return
+    if lora is not None and not source.endswith(_FILES):
+        open_checkpoint(source)  # says what to install where torch is missing
+    from pliant.recipes.imports import as_checkpoint
+
+    with (
+        output.progress() as progress,
+        as_checkpoint(source, output_path, lora, progress) as folder,
+    ):
+        yield folder
 
 
 def go_offline() -> None:

@@ -18,6 +18,7 @@ from pliant.cli.cut import cut
 from pliant.cli.devices import devices
 from pliant.cli.doctor import doctor
 from pliant.cli.evaluate import evaluate
+from pliant.cli.export import export
 from pliant.cli.fit import fit
 from pliant.cli.inspect import inspect
 from pliant.cli.load import load
@@ -86,6 +87,7 @@ app.command("serve")(serve)
 app.command("load")(load)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
+app.command("export")(export)
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("probe")(probe)

@@ -63,7 +63,7 @@ def _exit_codes() -> str:
         3: "no subnet fits the budget; the message names the smallest that exists",
         4: "the best subnet that fits loses more than was allowed",
         5: "an architecture, format or feature that is not supported",
-        6: "bytes or logits are not what the artifact's receipts say",
+        6: "bytes or logits are not what receipts say, or an export is another model",
         75: "interrupted (Ctrl-C, SIGTERM); the same command goes on from there",
     }
     tree = [value for value in vars(errors).values() if isinstance(value, type)]

@@ -1,17 +1,19 @@
-"""`pliant verify`: sizes, hashes, ranges and golden logits of an artifact."""
+"""`pliant verify`: an artifact against its own receipts, or an export against its artifact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
 
-from pliant.cli.options import ArtifactPath, Json, Quiet, Threads
+from pliant.cli.options import Json, Quiet, Threads
 from pliant.cli.output import Output, facts
+from pliant.cli.target import PeerPython, Type, check_engine, emit_report, verified_export
+from pliant.errors import UsageError
 from pliant.measurement import Progress, format_bytes
 
 if TYPE_CHECKING:
@@ -26,17 +28,66 @@ Shallow = Annotated[
 ]
 
 
+Address = Annotated[
+    str,
+    typer.Argument(metavar="X.pliant", help="An artifact; with --in also X.pliant@d8-w0.75-b3."),
+]
+In = Annotated[
+    Literal["hf", "gguf"] | None,
+    typer.Option(
+        "--in",
+        envvar="PLIANT_IN",
+        metavar="TARGET",
+        help="Compare with an export in its engine: `hf` (transformers) or `gguf` (llama.cpp).",
+    ),
+]
+At = Annotated[
+    Path | None,
+    typer.Option(
+        "--at",
+        envvar="PLIANT_AT",
+        metavar="PATH",
+        help="The export to compare with (one that is made now and removed).",
+    ),
+]
+
+
 def verify(
-    artifact: ArtifactPath,
+    address: Address,
+    target: In = None,
+    at: At = None,
+    kind: Type = None,
+    peer_python: PeerPython = None,
     shallow: Shallow = False,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check an artifact against its own receipts: sizes, hashes, ranges and golden logits."""
+    """Check an artifact against its own receipts: sizes, hashes, ranges and golden logits.
+
+    With --in an export is compared with the artifact in the engine that it is for: token ids,
+    logits and greedy tokens of texts, conversations and golden prompts.
+    """
+    from pliant.artifact import split_address
+
+    path, cut = split_address(address)
+    output = Output(as_json, quiet)
+    if target is not None:
+        check_engine(target, peer_python)
+        report = verified_export(path, cut, target, at, kind, peer_python, threads, output)
+        emit_report(report, output, {"artifact": str(path), "address": cut or "full"})
+        return
+    if cut or at or kind or peer_python:
+        raise UsageError(
+            "A cut, --at, --type and --peer-python belong to the comparison with an export; say "
+            "--in hf or --in gguf, or give the artifact alone."
+        )
+    _verify_artifact(path, shallow, threads, output)
+
+
+def _verify_artifact(artifact: Path, shallow: bool, threads: int | None, output: Output) -> None:
     from pliant.artifact import verify as verify_files
 
-    output = Output(as_json, quiet)
     with output.progress() as progress:
         found = verify_files(artifact, deep=not shallow, progress=progress)
         golden = [] if shallow else _verify_golden(artifact, threads, progress)

@@ -2,10 +2,10 @@
 
 from pliant.models.attention import KeyValueCache
 from pliant.models.checkpoint import Checkpoint, read_config
-from pliant.models.names import checkpoint_names
 from pliant.models.permutation import permuted_block
 from pliant.models.streamed import StreamedWeights, streamed_supernet, weight_units
 from pliant.models.supernet import Supernet
+from pliant.spec.checkpoint_names import checkpoint_names
 
 __all__ = [
     "Checkpoint",

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pliant.errors import CheckpointError, UnsupportedError
-from pliant.models.names import checkpoint_names, head_name, is_ignorable
 from pliant.spec import ModelSpec, read_spec
+from pliant.spec.checkpoint_names import checkpoint_names, head_name, is_ignorable
 
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

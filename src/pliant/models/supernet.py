@@ -18,11 +18,11 @@ from torch.nn import functional
 from pliant.errors import CheckpointError, UsageError
 from pliant.models.attention import KeyValueCache, attend, rotate, rotation
 from pliant.models.checkpoint import Checkpoint
-from pliant.models.names import checkpoint_names
 from pliant.models.permutation import permuted_block
 from pliant.shape import SubnetShape
 from pliant.shape.orders import WidthOrders
 from pliant.spec import Activation, ModelSpec
+from pliant.spec.checkpoint_names import checkpoint_names
 
 #: Called with a name and the tensor that is about to enter that matrix: "q" (which `k` and `v`
 #: share), "o", "gate" (which `up` shares) or "down".

@@ -92,6 +92,11 @@ class Tokenizer:
         """The token that stands before a text that has nothing before it: BOS, or else EOS."""
         return self.bos_id if self.bos_id is not None else min(self.eos_ids, default=None)
 
+    def definition(self) -> dict[str, Any]:
+        """This tokenizer as the object of a tokenizer.json, tokens of its configuration added."""
+        content: dict[str, Any] = json.loads(self._backend.to_str())
+        return content
+
     def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
         """Token ids of `text`; special tokens written in it become themselves.
 

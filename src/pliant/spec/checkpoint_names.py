@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pliant.spec import ModelSpec
+from pliant.spec.model import ModelSpec
 
 #: Names within a block that all architectures share.
 _BLOCK_NAMES = {

@@ -1,0 +1,120 @@
+"""`DenseWeights`: the tensors of a subnet as plain float32, by their names in the artifact.
+
+A target may be unable to hold a shape: widths that differ from block to block, or a number of heads
+that it refuses. Every block is then filled up with zeros to the `HeldShape` that it can: a group
+whose rows of q, k, v and columns of o are zero adds zero to the output of attention, and so does a
+neuron whose rows of gate and up are zero. The function stays the same; only bytes are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.artifact import Artifact
+from pliant.bits import Codec, EncodedMatrix, codecs
+from pliant.spec import BLOCK_MATRICES, ModelSpec
+from pliant.subnet import Subnet
+
+
+class HeldShape(msgspec.Struct, frozen=True):
+    """The one width that a target gives to every block: KV groups and neurons."""
+
+    groups: int
+    neurons: int
+
+    @classmethod
+    def around(cls, subnet: Subnet) -> HeldShape:
+        """The smallest that holds every block of `subnet`."""
+        return cls(max(subnet.shape.groups), max(subnet.shape.neurons))
+
+    def padding(self, subnet: Subnet) -> int:
+        """Weights of zero that filling up adds to the matrices of `subnet`."""
+        spec, added = subnet.spec, 0
+        for groups, neurons in zip(subnet.shape.groups, subnet.shape.neurons, strict=True):
+            for matrix in BLOCK_MATRICES:
+                rows, columns = spec.matrix_shape(matrix, groups, neurons)
+                held_rows, held_columns = spec.matrix_shape(matrix, self.groups, self.neurons)
+                added += held_rows * held_columns - rows * columns
+        return added
+
+
+def held_spec(subnet: Subnet, held: HeldShape) -> ModelSpec:
+    """The spec of a dense model that is `subnet` with every block filled up to `held`."""
+    spec, blocks = subnet.spec, subnet.shape.blocks
+    return msgspec.structs.replace(
+        spec,
+        num_blocks=len(blocks),
+        num_heads=held.groups * spec.heads_per_group,
+        num_groups=held.groups,
+        ffn_size=held.neurons,
+        block_windows=tuple(spec.block_windows[block] for block in blocks),
+        block_ropes=tuple(spec.block_ropes[block] for block in blocks),
+        tied_embeddings=spec.tied_embeddings and subnet.bits.embedding == subnet.bits.head,
+    )
+
+
+class DenseWeights:
+    """What a subnet reads of an artifact, decoded and filled up to `held`, one tensor at a time.
+
+    Blocks are numbered from 0 as the exported model has them. Tied embeddings whose two uses read
+    different planes become two matrices.
+    """
+
+    def __init__(self, artifact: Artifact, subnet: Subnet, held: HeldShape | None = None) -> None:
+        artifact.check(subnet)
+        self.artifact = artifact
+        self.subnet = subnet
+        self.held = held or HeldShape.around(subnet)
+        self.spec = held_spec(subnet, self.held)
+        self.codec: Codec = codecs[artifact.manifest.codec.name]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the exported model."""
+        return self.spec.tensors()
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """All tensors, one after another, in the order of `shapes`."""
+        for name in self.shapes():
+            yield name, self.tensor(name)
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """One tensor, float32, of the shape that `shapes` states."""
+        stored, planes, kept = self.origin(name)
+        if planes:
+            value = self.codec.decode(self.encoded(stored), planes, kept[0], kept[1])
+        else:
+            value = self.artifact.vector(stored)[: kept[0]]
+        return filled(value, self.shapes()[name])
+
+    def origin(self, name: str) -> tuple[str, int, tuple[int, ...]]:
+        """A tensor's name in the artifact, planes read (0: a vector), and shape before filling."""
+        bits, shape = self.subnet.bits, self.subnet.shape
+        if not name.startswith("blocks."):
+            planes = {"embedding": bits.embedding, "head": bits.head}.get(name, 0)
+            tied_head = name == "head" and self.subnet.spec.tied_embeddings
+            return ("embedding" if tied_head else name), planes, self.shapes()[name]
+        _, place_text, tensor = name.split(".", 2)
+        place = int(place_text)
+        kept = self.subnet.spec.block_tensors(shape.groups[place], shape.neurons[place])[tensor]
+        planes = getattr(bits.blocks[place], tensor) if tensor in BLOCK_MATRICES else 0
+        return f"blocks.{shape.blocks[place]}.{tensor}", planes, kept
+
+    def encoded(self, stored: str) -> EncodedMatrix:
+        """A whole matrix of the artifact as its codec reads it; views of the mapped files."""
+        rows, columns = self.artifact.spec.tensors()[stored]
+        return EncodedMatrix(
+            rows, columns, self.artifact.planes(stored), self.artifact.scales(stored)
+        )
+
+
+def filled(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """`value` with zeros behind its rows and columns up to `shape`."""
+    if value.shape == shape:
+        return value
+    larger = np.zeros(shape, np.float32)
+    larger[tuple(slice(size) for size in value.shape)] = value
+    return larger
