@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import json
 import os
 import random
@@ -77,6 +78,35 @@ def test_the_artifact_holds_the_ordered_model_and_the_engine_computes_it(
         expected = Supernet.from_tensors(artifact.spec, stored)(torch.from_numpy(tokens)[None])[0]
     # The same sums in another order: fp32 rounding, through four blocks.
     np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_reconstruction_that_was_stopped_goes_on_to_the_same_bytes(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped behind two blocks; the second run reads them from the partial files."""
+    from pliant.calibrate import BlockReconstruction, ReconstructionOptions
+    from pliant.recipes import encoding
+
+    few = functools.partial(ReconstructionOptions, steps=3)
+    monkeypatch.setattr(encoding, "ReconstructionOptions", few)
+    options = BuildOptions(windows=4, window_tokens=64, rounding="reconstruct", planes=5)
+    learn, learned = BlockReconstruction.learn, []
+
+    def stop_at_two(self: BlockReconstruction, block: int, start: object) -> object:
+        learned.append(block)
+        if learned == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return learn(self, block, start)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BlockReconstruction, "learn", stop_at_two)
+    output = tmp_path / "stopped.pliant"
+    with pytest.raises(KeyboardInterrupt):
+        build(random_checkpoint, output, options=options)
+    receipt = build(random_checkpoint, output, options=options)
+    assert receipt.was_resumed
+    build(random_checkpoint, tmp_path / "whole.pliant", options=options)
+    assert learned == [0, 1, 2, 2, 3, 0, 1, 2, 3]
+    assert all_files(output) == all_files(tmp_path / "whole.pliant")
 
 
 def test_rounding_to_nearest_looks_at_no_text(random_checkpoint: Path, tmp_path: Path) -> None:

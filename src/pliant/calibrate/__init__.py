@@ -4,6 +4,13 @@ from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders
+from pliant.calibrate.reconstruction import (
+    BlockError,
+    BlockReconstruction,
+    ReconstructionOptions,
+    reconstruction_bytes,
+    reconstruction_seconds,
+)
 from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
 from pliant.calibrate.statistics import (
     BlockStatistics,
@@ -17,11 +24,14 @@ __all__ = [
     "BATCH_SIZE",
     "CACHE_BYTES",
     "SHARED_INPUTS",
+    "BlockError",
+    "BlockReconstruction",
     "BlockStatistics",
     "CalibrationStream",
     "DepthEvaluator",
     "EncodedSource",
     "MomentStream",
+    "ReconstructionOptions",
     "block_order",
     "calibration_tokens",
     "channel_statistics",
@@ -33,6 +43,8 @@ __all__ = [
     "mean_loss",
     "measure_sensitivities",
     "moment_bytes",
+    "reconstruction_bytes",
+    "reconstruction_seconds",
     "remeasured_paths",
     "stream_statistics",
 ]

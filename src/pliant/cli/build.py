@@ -72,12 +72,12 @@ TuneText = Annotated[
     ),
 ]
 RoundingOption = Annotated[
-    Literal["feedback", "nearest"],
+    Literal["reconstruct", "feedback", "nearest"],
     typer.Option(
         "--rounding",
         envvar="PLIANT_ROUNDING",
         metavar="METHOD",
-        help="`feedback` on the calibration text, or each weight to `nearest`.",
+        help="On the calibration text: `feedback`, or best and slow `reconstruct`; or `nearest`.",
     ),
 ]
 Offline = Annotated[
@@ -119,7 +119,7 @@ def build(
     output.note(
         f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
         f"{format_bytes(plan['artifact_bytes'])} on disk, "
-        f"about {format_bytes(plan['memory_bytes'])} of memory"
+        f"about {format_bytes(plan['memory_bytes'])} of memory{_learning(plan)}"
     )
     receipt = _build(
         checkpoint, output_path, output, choices, tune_steps, tune_text or [],
@@ -159,10 +159,18 @@ def _plan(
     files = tensor_file_plan(spec, options.planes)
     memory_bytes = plan_memory(
         spec, options.windows, min(options.window_tokens, spec.max_context), limit,
-        feedback=options.rounding == "feedback",
+        rounding=options.rounding,
     ).total  # fmt: skip
     if tune_steps:
         memory_bytes = max(memory_bytes, tuning_memory(spec, TuneOptions(steps=tune_steps)).total)
+    seconds = None
+    if options.rounding == "reconstruct":
+        from pliant.calibrate import ReconstructionOptions, reconstruction_seconds
+
+        length = min(options.window_tokens, spec.max_context)
+        seconds = reconstruction_seconds(
+            spec, options.windows, length, options.planes, ReconstructionOptions()
+        )
     return {
         "checkpoint": str(checkpoint.folder),
         "artifact": str(output_path),
@@ -171,6 +179,8 @@ def _plan(
         "planes": options.planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
+        "rounding": options.rounding,
+        "reconstruction_seconds": seconds,
     }
 
 
@@ -195,7 +205,14 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("parameters", f"{plan['parameters']:,}"),
         ("on disk", f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes"),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
+        ("rounding", plan["rounding"] + _learning(plan)),
     ]
+
+
+def _learning(plan: dict[str, Any]) -> str:
+    """How long the blocks will be learned, where they are."""
+    seconds = plan["reconstruction_seconds"]
+    return "" if seconds is None else f", about {format_seconds(seconds)} to learn all blocks"
 
 
 def _build(

@@ -78,7 +78,8 @@ class BuildOptions:
     """Everything that decides the bytes of an artifact, beside checkpoint and calibration text.
 
     `rounding` is `feedback`, where the errors of weights make up for each other on the calibration
-    text, or `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
+    text, `reconstruct`, where each block learns from there to give what the dense block gives, or
+    `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
     keeps (None: half of them). `windows` windows of `window_tokens` tokens each (at most the
     context) find the orders and moments, as many others choose depths and measure sensitivities.
     """
@@ -174,10 +175,9 @@ def build(
         source.spec, tokenizer, calibration, options.windows, options.window_tokens, options.seed
     )
     sequences, length = tokens.orders_BT.shape
-    feedback = options.rounding == "feedback"
-    if feedback:
+    if options.rounding != "nearest":
         check_enough(source.spec, tokens.orders_BT.size)
-    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), feedback=feedback)
+    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), rounding=options.rounding)
     fingerprint = source.fingerprint
     tuned = read_record(source.folder, source.spec)
     inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
@@ -303,7 +303,11 @@ class _Build:
         left = [name for name in names if not self.writer.is_done(name)]
         done = len(names) - len(left)
         self.progress("encoding", done, len(names))
-        for name, value in encoded_matrices(ordered, left, codec, self.options.rounding, tokens_BT):
+        encoded = encoded_matrices(
+            ordered, left, codec, self.options.rounding, tokens_BT,
+            stored=self.writer.read_matrix, seed=self.options.seed,
+        )  # fmt: skip
+        for name, value in encoded:
             if isinstance(value, EncodedMatrix):
                 self.writer.write_matrix(name, value)
             else:
