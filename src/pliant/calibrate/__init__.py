@@ -2,6 +2,7 @@
 
 from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
+from pliant.calibrate.matrix_sensitivity import matrix_sensitivities, output_errors
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders
 from pliant.calibrate.reconstruction import (
@@ -40,9 +41,11 @@ __all__ = [
     "find_depth_paths",
     "find_width_orders",
     "gradient_statistics",
+    "matrix_sensitivities",
     "mean_loss",
     "measure_sensitivities",
     "moment_bytes",
+    "output_errors",
     "reconstruction_bytes",
     "reconstruction_seconds",
     "remeasured_paths",

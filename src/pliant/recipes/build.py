@@ -31,6 +31,7 @@ from pliant.calibrate import (
     check_enough,
     find_depth_paths,
     find_width_orders,
+    matrix_sensitivities,
     measure_sensitivities,
     remeasured_paths,
 )
@@ -317,16 +318,24 @@ class _Build:
 
     def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""
-        return measure_sensitivities(
+        codec = codecs[self.options.codec].with_planes(self.options.planes)
+        choices_BT = torch.from_numpy(self.tokens.choices_BT)
+
+        def encoded(name: str) -> EncodedMatrix:
+            return stored_matrix(artifact, name)
+
+        measured = measure_sensitivities(
             ordered,
-            torch.from_numpy(self.tokens.choices_BT),
+            choices_BT,
             path.blocks,
-            codecs[self.options.codec].with_planes(self.options.planes),
+            codec,
             widths=ShapeSpace.of(ordered.spec, path.blocks).widths,
-            encoded=lambda name: stored_matrix(artifact, name),
+            encoded=encoded,
             known_depths={choice.blocks: choice.loss for choice in path.choices},
             progress=self.progress,
         )
+        matrices = matrix_sensitivities(ordered, choices_BT, codec, encoded, self.progress)
+        return msgspec.structs.replace(measured, matrices=matrices)
 
     def _write_companions(self) -> tuple[str, ...]:
         """Copy config and tokenizer; names of the files that belong to the tokenizer."""
