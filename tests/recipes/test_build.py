@@ -26,6 +26,7 @@ from pliant.errors import (
     CheckpointError,
     DataError,
     OutOfSpaceError,
+    QualityFloorError,
     UnsupportedError,
     UsageError,
 )
@@ -104,6 +105,8 @@ def test_a_reconstruction_that_was_stopped_goes_on_to_the_same_bytes(
         build(random_checkpoint, output, options=options)
     receipt = build(random_checkpoint, output, options=options)
     assert receipt.was_resumed
+    assert set(receipt.block_errors) == {0, 1, 2, 3}
+    assert all(set(error) == {2, 3, 4} for error in receipt.block_errors.values())
     build(random_checkpoint, tmp_path / "whole.pliant", options=options)
     assert learned == [0, 1, 2, 2, 3, 0, 1, 2, 3]
     assert all_files(output) == all_files(tmp_path / "whole.pliant")
@@ -148,6 +151,33 @@ def test_orders_paths_and_sensitivities_are_recorded(random_artifact: Path) -> N
     losses = [manifest.sensitivities.planes[count] for count in (1, 8)]
     dense = manifest.sensitivities.dense_loss
     assert abs(losses[1] - dense) < abs(losses[0] - dense)
+
+
+def test_receipts_say_how_far_the_planes_are(random_artifact: Path) -> None:
+    stored = Artifact.open(random_artifact).manifest.receipts
+    receipts = {receipt.address: receipt for receipt in stored}
+    assert set(receipts) == {"b2", "b3", "b4", "full"}
+    for few, many in (("b2", "b3"), ("b3", "b4"), ("b4", "full")):
+        assert receipts[few].kl_nats > receipts[many].kl_nats > 0
+        assert receipts[few].effective_bits < receipts[many].effective_bits
+    for receipt in receipts.values():
+        assert receipt.kl_median_nats <= receipt.kl_p99_nats <= receipt.kl_max_nats
+        assert 0 <= receipt.top1_agreement <= 1
+        assert receipt.bits_per_byte > 0 and receipt.canary
+    assert receipts["full"].top1_agreement > receipts["b2"].top1_agreement
+
+
+def test_a_build_beyond_its_bound_is_refused_and_kept(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.pliant"
+    with pytest.raises(QualityFloorError, match=r"nats per token .* and 0 were allowed") as found:
+        build(random_checkpoint, output, options=OPTIONS, max_kl=0.0)
+    assert found.value.exit_code == 4
+    assert not output.exists()
+    receipt = build(random_checkpoint, output, options=OPTIONS, max_kl=1.0)
+    assert receipt.was_resumed and output.exists()
+    assert len(receipt.receipts) == 4
 
 
 def test_the_same_inputs_give_the_same_bytes(

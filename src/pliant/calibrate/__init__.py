@@ -1,7 +1,7 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
 from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
-from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
+from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss, run_blocks
 from pliant.calibrate.matrix_sensitivity import matrix_sensitivities, output_errors
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders
@@ -49,5 +49,6 @@ __all__ = [
     "reconstruction_bytes",
     "reconstruction_seconds",
     "remeasured_paths",
+    "run_blocks",
     "stream_statistics",
 ]

@@ -19,7 +19,8 @@ from pliant.measurement import MemoryLimit, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from pliant.models import Checkpoint
-    from pliant.recipes.build import BuildReceipt
+    from pliant.receipt import Receipt
+    from pliant.recipes.build_receipt import BuildReceipt
 
 Source = Annotated[
     str,
@@ -80,6 +81,16 @@ RoundingOption = Annotated[
         help="On the calibration text: `feedback`, or best and slow `reconstruct`; or `nearest`.",
     ),
 ]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl",
+        envvar="PLIANT_MAX_KL",
+        metavar="NATS",
+        min=0.0,
+        help="Exit 4 where all planes are further from the dense model; what was built is kept.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
 ]
@@ -97,6 +108,7 @@ def build(
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
     max_ram: MaxRam = None,
+    max_kl: MaxKl = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -124,6 +136,7 @@ def build(
     receipt = _build(
         checkpoint, output_path, output, choices, tune_steps, tune_text or [],
         calibration=calibration, max_ram=max_ram, replace=force,
+        max_kl=max_kl,
     )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
 
@@ -262,6 +275,25 @@ def stops_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _quality_line(found: Receipt) -> tuple[str, object]:
+    """Bits and distance of one number of planes."""
+    return (
+        f"quality of {found.address}",
+        f"{found.effective_bits:.2f} bits a weight, {found.bits_per_byte:.3f} bits/byte, KL "
+        f"{found.kl_nats:.4f} (p99 {found.kl_p99_nats:.3f}), top-1 {found.top1_agreement:.1%}",
+    )
+
+
+def _block_lines(receipt: BuildReceipt) -> list[tuple[str, object]]:
+    """The largest error of a learned block at each plane count; nothing where none was learned."""
+    found = receipt.block_errors
+    if not found:
+        return []
+    worst = {count: max(error[count] for error in found.values()) for count in found[0]}
+    text = "  ".join(f"{count}: {error:.2%}" for count, error in worst.items())
+    return [("error of the worst block", f"{text} by planes, mean square")]
+
+
 def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
     planes = "  ".join(
         f"{count}: {loss / receipt.dense_loss - 1:+.2%}"
@@ -273,6 +305,8 @@ def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
         ("parameters", f"{receipt.num_parameters:,}"),
         ("dense loss", f"{receipt.dense_loss:.4f} nats per token of the calibration text"),
         ("loss by planes", planes),
+        *map(_quality_line, receipt.receipts),
+        *_block_lines(receipt),
         ("depths chosen by", receipt.depth_method),
         ("took", format_seconds(receipt.seconds) + (", resumed" if receipt.was_resumed else "")),
         ("peak memory", f"{format_bytes(receipt.peak_bytes)}, {announced} announced"),
