@@ -29,7 +29,7 @@ from pliant.data import encode_corpus, read_documents, token_windows
 from pliant.models import Checkpoint, Supernet
 from pliant.models.attention import KeyValueCache
 from pliant.recipes.demo import demo_checkpoint, heldout_text
-from pliant.recipes.encoding import ROUNDINGS, encoded_matrices
+from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
 from pliant.runtime import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -39,12 +39,14 @@ WINDOWS, TOKENS, REPORT_WINDOWS = 64, 256, 24
 PLANES = (2, 3, 4, 5, 6, 8)
 PEERS = [Peer(method, bits, group) for bits in (2, 3, 4) for method, group in (
     ("rtn", 32), ("rtn", 64), ("rtn", 128), ("gptq", 64), ("gptq", 128), ("awq", 64), ("hqq", 64),
-)]  # fmt: skip
+)] + [Peer("gptq", bits, 64) for bits in (5, 6)]  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="checkpoint folders")
+    parser.add_argument("--roundings", nargs="*", choices=ROUNDINGS, default=list(ROUNDINGS))
+    parser.add_argument("--no-peers", action="store_true", help="ours only, for a quick look")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
@@ -52,7 +54,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for folder in (demo_checkpoint(), *options.models):
-        for row in measured(folder, range(options.seeds)):
+        peers = [] if options.no_peers else PEERS
+        for row in measured(folder, range(options.seeds), options.roundings, peers):
             rows.append(row)
             print(f"{row['model']} {row['method']} {row['bits']:.2f} bits: "
                   f"+{row['increase']:.4f} nats, KL {row['kl']:.4f}", flush=True)  # fmt: skip
@@ -74,12 +77,16 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     draw(summary, options.picture)
 
 
-def measured(folder: Path, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
+def measured(
+    folder: Path, seeds: Iterable[int], roundings: list[Rounding], peers: list[Peer]
+) -> Iterator[dict[str, Any]]:
     """A row for each seed, method and width of one model."""
     for seed in seeds:
         supernet, calibration_BT, report_BT = witness(folder, seed)
         reference = Reference(supernet, report_BT)
-        for method, bits, weights in rounded_models(supernet, calibration_BT):
+        for method, bits, weights in rounded_models(
+            supernet, calibration_BT, roundings, peers, seed
+        ):
             model = Supernet(supernet.spec, {**supernet.weights, **weights}, supernet.shape)
             increase, divergence = reference.compare(model)
             yield {"model": folder.name, "method": method, "bits": bits, "seed": seed,
@@ -158,14 +165,18 @@ Weights = dict[str, torch.Tensor]
 
 
 def rounded_models(
-    supernet: Supernet, tokens_BT: torch.Tensor
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    roundings: list[Rounding],
+    offered: list[Peer],
+    seed: int,
 ) -> Iterator[tuple[str, float, Weights]]:
     """Method, effective bits, and the matrices of all blocks as they are after rounding."""
     names = [name for name, shape in supernet.spec.tensors().items()
              if name.startswith("blocks.") and len(shape) == 2]  # fmt: skip
     codec = UniformCodec()
-    for rounding in ROUNDINGS:
-        pairs = encoded_matrices(supernet, names, codec, rounding, tokens_BT)
+    for rounding in roundings:
+        pairs = encoded_matrices(supernet, names, codec, rounding, tokens_BT, seed=seed)
         stored = {name: value for name, value in pairs if isinstance(value, EncodedMatrix)}
         for planes in PLANES:
             weights = {name: torch.from_numpy(decode_matrix(codec, matrix, planes))
@@ -175,12 +186,12 @@ def rounded_models(
             yield f"pliant {rounding}", 8 * size / num_weights(supernet, names), weights
     peers: dict[Peer, Weights] = defaultdict(dict)
     stream = MomentStream(supernet, tokens_BT)
-    for block in range(supernet.spec.num_blocks):
+    for block in range(supernet.spec.num_blocks) if offered else ():
         for shared, moment_II in stream.advance(block).items():
             feedback = ErrorFeedback.of(moment_II)
             for name in (f"blocks.{block}.{matrix}" for matrix in SHARED_INPUTS[shared]):
                 weight_OI = supernet.weights[name].numpy()
-                for peer in PEERS:
+                for peer in offered:
                     rounded_OI = peer.quantize(weight_OI, feedback).astype(np.float32)
                     peers[peer][name] = torch.from_numpy(rounded_OI)
     for peer, weights in peers.items():

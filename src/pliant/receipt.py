@@ -22,8 +22,10 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """One measured subnet.
 
     `bits_per_byte` and `perplexity` of the text in `conditions`; `kl_nats` (mean KL divergence of
-    the dense model's next-token distribution from this one's) and `top1_agreement` where they were
-    measured; `weight_bytes` read, `memory_bytes` with cache and scratch; `speed` in token/s.
+    the dense model's next-token distribution from this one's, with median, 99th percentile and
+    maximum over tokens) and `top1_agreement` where they were measured; `weight_bytes` read,
+    `memory_bytes` with cache and scratch; `effective_bits` a parameter, everything counted;
+    `canary` is what it writes behind "Once upon a time"; `speed` in token/s.
     """
 
     address: str
@@ -33,7 +35,12 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     perplexity: float
     conditions: Conditions
     kl_nats: float | None = None
+    kl_median_nats: float | None = None
+    kl_p99_nats: float | None = None
+    kl_max_nats: float | None = None
     top1_agreement: float | None = None
+    effective_bits: float | None = None
+    canary: str | None = None
     speed: Measurement | None = None
 
     def __str__(self) -> str:

@@ -35,6 +35,16 @@ def broken(checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint, tmp_path / "broken"))
 
 
+def test_learning_is_timed_before_it_starts(pliant: Run, checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("build", checkpoint, "-o", tmp_path / "X.pliant", "--dry-run", "--json")
+    learned = pliant(*arguments, "--rounding", "reconstruct").data
+    assert learned["reconstruction_seconds"] > 0
+    plain = pliant(*arguments).data
+    assert plain["reconstruction_seconds"] is None
+    assert plain["memory_bytes"] <= learned["memory_bytes"]
+    assert "to learn all blocks" in pliant(*arguments[:-1], "--rounding", "reconstruct").out
+
+
 def test_build_makes_an_artifact_that_every_command_takes(
     pliant: Run, checkpoint: Path, calibration: Path, tmp_path: Path
 ) -> None:

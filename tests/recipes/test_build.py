@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from pliant.errors import (
     CheckpointError,
     DataError,
     OutOfSpaceError,
+    QualityFloorError,
     UnsupportedError,
     UsageError,
 )
@@ -79,6 +81,37 @@ def test_the_artifact_holds_the_ordered_model_and_the_engine_computes_it(
     np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=1e-4)
 
 
+def test_a_reconstruction_that_was_stopped_goes_on_to_the_same_bytes(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped behind two blocks; the second run reads them from the partial files."""
+    from pliant.calibrate import BlockReconstruction, ReconstructionOptions
+    from pliant.recipes import encoding
+
+    few = functools.partial(ReconstructionOptions, steps=3)
+    monkeypatch.setattr(encoding, "ReconstructionOptions", few)
+    options = BuildOptions(windows=4, window_tokens=64, rounding="reconstruct", planes=5)
+    learn, learned = BlockReconstruction.learn, []
+
+    def stop_at_two(self: BlockReconstruction, block: int, start: object) -> object:
+        learned.append(block)
+        if learned == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return learn(self, block, start)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BlockReconstruction, "learn", stop_at_two)
+    output = tmp_path / "stopped.pliant"
+    with pytest.raises(KeyboardInterrupt):
+        build(random_checkpoint, output, options=options)
+    receipt = build(random_checkpoint, output, options=options)
+    assert receipt.was_resumed
+    assert set(receipt.block_errors) == {0, 1, 2, 3}
+    assert all(set(error) == {2, 3, 4} for error in receipt.block_errors.values())
+    build(random_checkpoint, tmp_path / "whole.pliant", options=options)
+    assert learned == [0, 1, 2, 2, 3, 0, 1, 2, 3]
+    assert all_files(output) == all_files(tmp_path / "whole.pliant")
+
+
 def test_rounding_to_nearest_looks_at_no_text(random_checkpoint: Path, tmp_path: Path) -> None:
     options = BuildOptions(windows=4, window_tokens=64, rounding="nearest")
     build(random_checkpoint, tmp_path / "nearest.pliant", options=options)
@@ -118,6 +151,33 @@ def test_orders_paths_and_sensitivities_are_recorded(random_artifact: Path) -> N
     losses = [manifest.sensitivities.planes[count] for count in (1, 8)]
     dense = manifest.sensitivities.dense_loss
     assert abs(losses[1] - dense) < abs(losses[0] - dense)
+
+
+def test_receipts_say_how_far_the_planes_are(random_artifact: Path) -> None:
+    stored = Artifact.open(random_artifact).manifest.receipts
+    receipts = {receipt.address: receipt for receipt in stored}
+    assert set(receipts) == {"b2", "b3", "b4", "full"}
+    for few, many in (("b2", "b3"), ("b3", "b4"), ("b4", "full")):
+        assert receipts[few].kl_nats > receipts[many].kl_nats > 0
+        assert receipts[few].effective_bits < receipts[many].effective_bits
+    for receipt in receipts.values():
+        assert receipt.kl_median_nats <= receipt.kl_p99_nats <= receipt.kl_max_nats
+        assert 0 <= receipt.top1_agreement <= 1
+        assert receipt.bits_per_byte > 0 and receipt.canary
+    assert receipts["full"].top1_agreement > receipts["b2"].top1_agreement
+
+
+def test_a_build_beyond_its_bound_is_refused_and_kept(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.pliant"
+    with pytest.raises(QualityFloorError, match=r"nats per token .* and 0 were allowed") as found:
+        build(random_checkpoint, output, options=OPTIONS, max_kl=0.0)
+    assert found.value.exit_code == 4
+    assert not output.exists()
+    receipt = build(random_checkpoint, output, options=OPTIONS, max_kl=1.0)
+    assert receipt.was_resumed and output.exists()
+    assert len(receipt.receipts) == 4
 
 
 def test_the_same_inputs_give_the_same_bytes(

@@ -171,6 +171,23 @@ class ArtifactWriter:
         self._write(SCALES_FILE, name, encoded.scales)
         self._finish_tensor(name)
 
+    def read_matrix(self, name: str) -> EncodedMatrix:
+        """A matrix that is written already, in this run or the one taken up.
+
+        `ValueError` where it is not (`is_done`).
+        """
+        if not self.is_done(name) and name not in self._unrecorded:
+            raise ValueError(f"{name} is not written yet.")
+        rows, columns = self._matrices[name]
+        planes = [self._read(plane_file(index), name) for index in range(self.codec.planes)]
+        return EncodedMatrix(rows, columns, planes, self._read(SCALES_FILE, name).view(np.uint16))
+
+    def _read(self, file: str, name: str) -> NDArray[np.uint8]:
+        place = self._files[file].places[name]
+        with disk_errors(self._job.artifact / file):
+            content = os.pread(self._descriptors[file], place.end - place.begin, place.begin)
+        return np.frombuffer(content, np.uint8)
+
     def write_vector(self, name: str, vector: NDArray[np.float32]) -> None:
         """Write a norm weight or bias as fp32.
 

@@ -212,23 +212,39 @@ class UniformCodec:
             raise UsageError(
                 f"{rows} x {columns} asked for; the matrix is {encoded.rows} x {encoded.columns}."
             )
-        row_O1, column_I = np.arange(rows)[:, None], np.arange(columns)
-        tile_O1, row_in_tile_O1 = np.divmod(row_O1, TILE_ROWS)
-        chunk_I, column_in_chunk_I = np.divmod(column_I, CHUNK_COLUMNS)
-        byte_OI = (
-            (tile_O1 * num_chunks(encoded.columns) + chunk_I) * CHUNK_BYTES
-            + (row_in_tile_O1 // 16) * (CHUNK_BYTES // 2)
-            + 4 * (row_in_tile_O1 % 16)
-            + column_in_chunk_I % 4
-        )
-        bit_I = (column_in_chunk_I // 4).astype(np.uint8)
-        code_OI = np.zeros((rows, columns), np.uint8)
-        for plane in encoded.planes[:planes]:
-            code_OI = code_OI << 1 | (plane[byte_OI] >> bit_I & 1)
+        code_OI = _prefixes(encoded, planes, rows, columns).astype(np.uint8)
+        tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
         group_G = np.arange(-(-columns // GROUP_COLUMNS))
         tile_group_OG = tile_O1 * num_scale_groups(encoded.columns) + group_G
         scale_OG = encoded.scales.view(np.float16)[tile_group_OG * TILE_ROWS + row_in_tile_O1]
         return code_OI, scale_OG
+
+    def unpack(self, encoded: EncodedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Codes uint8 `[O, I]`, bits beyond the planes stored 0, and scales fp16 `[O, G]`."""
+        rows, columns = encoded.rows, encoded.columns
+        prefix_OI = _prefixes(encoded, len(encoded.planes), rows, columns)
+        code_OI = (prefix_OI << (MAX_PLANES - len(encoded.planes))).astype(np.uint8)
+        scale = encoded.scales.view(np.float16)
+        scale_TGR = scale.reshape(-1, num_scale_groups(columns), TILE_ROWS)
+        scale_OG = scale_TGR.transpose(0, 2, 1).reshape(-1, num_scale_groups(columns))
+        return code_OI, scale_OG[:rows]
+
+    def assemble(self, code_OI: NDArray[np.uint8], scale_OG: NDArray[np.float16]) -> EncodedMatrix:
+        """The matrix of codes and scales that were chosen elsewhere; undoes `unpack`.
+
+        Of each code as many bits are stored as the codec makes planes. Scales are finite and 0 or
+        more (`ValueError`: whoever chose them has a bug).
+        """
+        if not (np.isfinite(scale_OG).all() and (scale_OG >= 0).all()):
+            raise ValueError("Scales must be finite and 0 or more.")
+        rows, columns = code_OI.shape
+        padded_OI = np.zeros((num_tiles(rows) * TILE_ROWS, num_chunks(columns) * CHUNK_COLUMNS),
+                             np.uint8)  # fmt: skip
+        padded_OI[:rows, :columns] = code_OI
+        padded_OG = np.zeros((len(padded_OI), num_scale_groups(columns)), np.float16)
+        padded_OG[:rows] = scale_OG
+        planes = pack_planes(padded_OI, self.planes)
+        return EncodedMatrix(rows, columns, planes, pack_scales(padded_OG))
 
 
 def quantize(weight_OGC: NDArray[np.float32], scale_OG: NDArray[np.float16]) -> NDArray[np.uint8]:
@@ -257,6 +273,23 @@ def pack_scales(scale_OG: NDArray[np.float16]) -> NDArray[np.uint16]:
     """The bits of scales `[tiles * 32, G]` in layout order: tile, group, row."""
     tiled = scale_OG.reshape(-1, TILE_ROWS, scale_OG.shape[1]).transpose(0, 2, 1)
     return np.ascontiguousarray(tiled).reshape(-1).view(np.uint16)
+
+
+def _prefixes(encoded: EncodedMatrix, planes: int, rows: int, columns: int) -> NDArray[np.int32]:
+    """The first `planes` bits of each code as a number, looked up where `layout` states."""
+    tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
+    chunk_I, column_in_chunk_I = np.divmod(np.arange(columns), CHUNK_COLUMNS)
+    byte_OI = (
+        (tile_O1 * num_chunks(encoded.columns) + chunk_I) * CHUNK_BYTES
+        + (row_in_tile_O1 // 16) * (CHUNK_BYTES // 2)
+        + 4 * (row_in_tile_O1 % 16)
+        + column_in_chunk_I % 4
+    )
+    bit_I = column_in_chunk_I // 4
+    code_OI = np.zeros((rows, columns), np.int32)
+    for plane in encoded.planes[:planes]:
+        code_OI = 2 * code_OI + (plane[byte_OI] >> bit_I & 1)
+    return code_OI
 
 
 def _padded(block_OI: NDArray[np.float32], name: str) -> NDArray[np.float32]:

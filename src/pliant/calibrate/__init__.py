@@ -1,9 +1,17 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
 from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
-from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
+from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss, run_blocks
+from pliant.calibrate.matrix_sensitivity import matrix_sensitivities, output_errors
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders
+from pliant.calibrate.reconstruction import (
+    BlockError,
+    BlockReconstruction,
+    ReconstructionOptions,
+    reconstruction_bytes,
+    reconstruction_seconds,
+)
 from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
 from pliant.calibrate.statistics import (
     BlockStatistics,
@@ -17,11 +25,14 @@ __all__ = [
     "BATCH_SIZE",
     "CACHE_BYTES",
     "SHARED_INPUTS",
+    "BlockError",
+    "BlockReconstruction",
     "BlockStatistics",
     "CalibrationStream",
     "DepthEvaluator",
     "EncodedSource",
     "MomentStream",
+    "ReconstructionOptions",
     "block_order",
     "calibration_tokens",
     "channel_statistics",
@@ -30,9 +41,14 @@ __all__ = [
     "find_depth_paths",
     "find_width_orders",
     "gradient_statistics",
+    "matrix_sensitivities",
     "mean_loss",
     "measure_sensitivities",
     "moment_bytes",
+    "output_errors",
+    "reconstruction_bytes",
+    "reconstruction_seconds",
     "remeasured_paths",
+    "run_blocks",
     "stream_statistics",
 ]

@@ -101,11 +101,22 @@ def mean_loss(
 
     Hidden states of all sequences are carried from block to block.
     """
+    hidden_BTD = run_blocks(supernet, tokens_BT, batch_size, shape)
+    return final_loss(supernet, hidden_BTD, tokens_BT)
+
+
+def run_blocks(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    batch_size: int,
+    shape: SubnetShape | None = None,
+) -> torch.Tensor:
+    """Hidden states `[B, T, D]` behind the last block of `shape` (default: all that is stored)."""
     shape = shape or supernet.shape
     hidden_BTD = embed(supernet, tokens_BT, batch_size)
     for block, groups, neurons in zip(shape.blocks, shape.groups, shape.neurons, strict=True):
         run_block(supernet, block, hidden_BTD, batch_size, (groups, neurons), out=hidden_BTD)
-    return final_loss(supernet, hidden_BTD, tokens_BT)
+    return hidden_BTD
 
 
 def final_loss(supernet: Supernet, hidden_BTD: torch.Tensor, tokens_BT: torch.Tensor) -> float:

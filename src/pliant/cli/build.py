@@ -19,7 +19,8 @@ from pliant.measurement import MemoryLimit, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from pliant.models import Checkpoint
-    from pliant.recipes.build import BuildReceipt
+    from pliant.receipt import Receipt
+    from pliant.recipes.build_receipt import BuildReceipt
 
 Source = Annotated[
     str,
@@ -84,12 +85,22 @@ TuneText = Annotated[
     ),
 ]
 RoundingOption = Annotated[
-    Literal["feedback", "nearest"],
+    Literal["reconstruct", "feedback", "nearest"],
     typer.Option(
         "--rounding",
         envvar="PLIANT_ROUNDING",
         metavar="METHOD",
-        help="`feedback` on the calibration text, or each weight to `nearest`.",
+        help="On the calibration text: `feedback`, or best and slow `reconstruct`; or `nearest`.",
+    ),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl",
+        envvar="PLIANT_MAX_KL",
+        metavar="NATS",
+        min=0.0,
+        help="Exit 4 where all planes are further from the dense model; what was built is kept.",
     ),
 ]
 Offline = Annotated[
@@ -110,6 +121,7 @@ def build(
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
     max_ram: MaxRam = None,
+    max_kl: MaxKl = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -133,11 +145,11 @@ def build(
         output.note(
             f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
             f"{format_bytes(plan['artifact_bytes'])} on disk, "
-            f"about {format_bytes(plan['memory_bytes'])} of memory"
+            f"about {format_bytes(plan['memory_bytes'])} of memory{_learning(plan)}"
         )
         receipt = _build(
             source, output_path, output, choices, tune_steps, tune_text or [],
-            calibration=calibration, max_ram=max_ram, replace=force,
+            calibration=calibration, max_ram=max_ram, replace=force, max_kl=max_kl,
         )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
 
@@ -192,10 +204,18 @@ def _plan(
     files = tensor_file_plan(spec, options.planes)
     memory_bytes = plan_memory(
         spec, options.windows, min(options.window_tokens, spec.max_context), limit,
-        feedback=options.rounding == "feedback",
+        rounding=options.rounding,
     ).total  # fmt: skip
     if tune_steps:
         memory_bytes = max(memory_bytes, tuning_memory(spec, TuneOptions(steps=tune_steps)).total)
+    seconds = None
+    if options.rounding == "reconstruct":
+        from pliant.calibrate import ReconstructionOptions, reconstruction_seconds
+
+        length = min(options.window_tokens, spec.max_context)
+        seconds = reconstruction_seconds(
+            spec, options.windows, length, options.planes, ReconstructionOptions()
+        )
     return {
         "checkpoint": str(checkpoint.folder),
         "artifact": str(output_path),
@@ -204,6 +224,8 @@ def _plan(
         "planes": options.planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
+        "rounding": options.rounding,
+        "reconstruction_seconds": seconds,
     }
 
 
@@ -228,7 +250,14 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("parameters", f"{plan['parameters']:,}"),
         ("on disk", f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes"),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
+        ("rounding", plan["rounding"] + _learning(plan)),
     ]
+
+
+def _learning(plan: dict[str, Any]) -> str:
+    """How long the blocks will be learned, where they are."""
+    seconds = plan["reconstruction_seconds"]
+    return "" if seconds is None else f", about {format_seconds(seconds)} to learn all blocks"
 
 
 def _build(
@@ -278,6 +307,25 @@ def stops_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _quality_line(found: Receipt) -> tuple[str, object]:
+    """Bits and distance of one number of planes."""
+    return (
+        f"quality of {found.address}",
+        f"{found.effective_bits:.2f} bits a weight, {found.bits_per_byte:.3f} bits/byte, KL "
+        f"{found.kl_nats:.4f} (p99 {found.kl_p99_nats:.3f}), top-1 {found.top1_agreement:.1%}",
+    )
+
+
+def _block_lines(receipt: BuildReceipt) -> list[tuple[str, object]]:
+    """The largest error of a learned block at each plane count; nothing where none was learned."""
+    found = receipt.block_errors
+    if not found:
+        return []
+    worst = {count: max(error[count] for error in found.values()) for count in found[0]}
+    text = "  ".join(f"{count}: {error:.2%}" for count, error in worst.items())
+    return [("error of the worst block", f"{text} by planes, mean square")]
+
+
 def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
     planes = "  ".join(
         f"{count}: {loss / receipt.dense_loss - 1:+.2%}"
@@ -289,6 +337,8 @@ def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
         ("parameters", f"{receipt.num_parameters:,}"),
         ("dense loss", f"{receipt.dense_loss:.4f} nats per token of the calibration text"),
         ("loss by planes", planes),
+        *map(_quality_line, receipt.receipts),
+        *_block_lines(receipt),
         ("depths chosen by", receipt.depth_method),
         ("took", format_seconds(receipt.seconds) + (", resumed" if receipt.was_resumed else "")),
         ("peak memory", f"{format_bytes(receipt.peak_bytes)}, {announced} announced"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from pliant.cli.opening import measured_documents
@@ -102,9 +103,10 @@ def fit(
     """Find the subnet with the lowest measured loss within a memory budget.
 
     Every depth, width and number of planes is predicted from the sensitivities in the artifact; the
-    best are measured with the engine, beside the dense shape at fewer bits. Speed and energy can be
-    bounded on any device of `pliant devices`, calibrated on one that was probed. With --name the
-    chosen one is saved as X.pliant@NAME.
+    best are measured with the engine, beside the dense shape at fewer bits, and the best of them
+    once more with mixed bits, each matrix as many planes as its sensitivity asks. Speed and energy
+    can be bounded on any device of `pliant devices`, calibrated on one that was probed. With --name
+    the chosen one is saved as X.pliant@NAME, with mixed bits always.
     """
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
@@ -124,8 +126,12 @@ def fit(
                 model, budget, documents, context=context, verify=verify, threads=threads,
                 limits=limits, progress=progress,
             )  # fmt: skip
+        chosen = found.search.chosen.candidate
+        if name is None and chosen.is_mixed:
+            # No address can say which matrix reads what, so the plan needs a name.
+            name = f"mixed-{chosen.address}-{chosen.memory_bytes}"
         if name is not None:
-            model.artifact.save_subnet(name, found.search.chosen.candidate.subnet)
+            model.artifact.save_subnet(name, chosen.subnet)
     _emit_fit(output, found, budget, artifact, name, text_name)
 
 
@@ -240,6 +246,7 @@ def _measured_cells(
         return "", "", ""
     loss = measured[candidate]
     notes = ["chosen"] if candidate == found.search.chosen.candidate else []
+    notes += ["mixed bits"] if candidate.is_mixed else []
     notes += ["dense at fewer bits"] if candidate.is_dense else []
     return f"{loss:.3f}", f"{loss / found.dense_bits_per_byte - 1:+.1%}", ", ".join(notes)
 
@@ -261,6 +268,7 @@ def _fields(offered: Offer, candidate: Candidate) -> dict[str, Any]:
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "predicted_increase": offered.predicted_increase(candidate),
+        "mixed_bits": msgspec.to_builtins(candidate.subnet.bits) if candidate.is_mixed else None,
     }
 
 

@@ -1,6 +1,7 @@
 """`build`: a checkpoint becomes an artifact. The whole story, one stage after another.
 
-    checkpoint → calibration tokens → width orders → depth paths → planes → sensitivities → golden
+    checkpoint → calibration tokens → width orders → depth paths → planes → sensitivities → receipts
+    → golden
 
 Every stage leaves its result in the partial folder beside the artifact, so a build that was
 stopped, even by SIGKILL, goes on where it was and ends with the same bytes.
@@ -28,9 +29,11 @@ from pliant.artifact import (
 )
 from pliant.bits import EncodedMatrix, codecs
 from pliant.calibrate import (
+    BlockError,
     check_enough,
     find_depth_paths,
     find_width_orders,
+    matrix_sensitivities,
     measure_sensitivities,
     remeasured_paths,
 )
@@ -39,15 +42,16 @@ from pliant.evaluate import Activations, golden_json, record_golden
 from pliant.measurement import (
     MemoryLimit,
     Progress,
-    format_bytes,
-    format_seconds,
     peak_memory_bytes,
     silent,
 )
 from pliant.models import Checkpoint, Supernet, streamed_supernet
+from pliant.receipt import Receipt
+from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
+from pliant.recipes.quality import check_quality, rounding_receipts
 from pliant.recipes.tuned_checkpoint import TuningRecord, read_record
 from pliant.runtime import Engine, Tokenizer
 from pliant.sensitivities import Sensitivities
@@ -78,7 +82,8 @@ class BuildOptions:
     """Everything that decides the bytes of an artifact, beside checkpoint and calibration text.
 
     `rounding` is `feedback`, where the errors of weights make up for each other on the calibration
-    text, or `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
+    text, `reconstruct`, where each block learns from there to give what the dense block gives, or
+    `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
     keeps (None: half of them). `windows` windows of `window_tokens` tokens each (at most the
     context) find the orders and moments, as many others choose depths and measure sensitivities.
     """
@@ -118,33 +123,6 @@ class BuildOptions:
             raise UsageError("Calibration needs one window of two tokens at least.")
 
 
-class BuildReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a build made, what it measured, and what it took.
-
-    Losses are nats per token on the held-out half of the calibration text: of the dense model in
-    fp32, and of the stored planes by plane count. `peak_bytes` is the resident memory of the whole
-    process, `predicted_bytes` what was announced.
-    """
-
-    artifact: str
-    num_parameters: int
-    artifact_bytes: int
-    dense_loss: float
-    plane_losses: dict[int, float]
-    depth_method: str
-    seconds: float
-    peak_bytes: int
-    predicted_bytes: int
-    was_resumed: bool
-
-    def __str__(self) -> str:
-        return (
-            f"{self.artifact}: {self.num_parameters:,} parameters in "
-            f"{format_bytes(self.artifact_bytes)}, built in {format_seconds(self.seconds)}, "
-            f"peak memory {format_bytes(self.peak_bytes)}"
-        )
-
-
 def build(
     checkpoint: str | Path,
     output: str | Path,
@@ -153,6 +131,7 @@ def build(
     max_ram: str | int | None = None,
     options: BuildOptions | None = None,
     replace: bool = False,
+    max_kl: float | None = None,
     progress: Progress = silent,
 ) -> BuildReceipt:
     """Make the artifact `output` (`X.pliant`) from a Hugging Face folder or hub id.
@@ -160,11 +139,13 @@ def build(
     `calibration` is a UTF-8 text, plain or `.xz`, with documents separated by lines
     `<|endoftext|>`; by default a packaged excerpt of public-domain books. `max_ram` (`"2GB"` or
     bytes) bounds the resident memory of the process: weights are then streamed block by block.
-    `replace` allows `output` to exist and discards a partial build of other inputs.
+    `replace` allows `output` to exist and discards a partial build of other inputs. `max_kl` bounds
+    how far all planes together may be from the dense model on held-out text, nats per token.
 
     Raises `UnsupportedError` before any weight is read where the model cannot be run,
-    `CheckpointError`, `DataError`, `OutOfSpaceError` and `UsageError` as their names say; whatever
-    happens, an existing `output` stays whole and finished work is taken up by the next call.
+    `QualityFloorError` beyond `max_kl`, `CheckpointError`, `DataError`, `OutOfSpaceError` and
+    `UsageError` as their names say; whatever happens, an existing `output` stays whole and finished
+    work is taken up by the next call.
     """
     started = time.monotonic()
     options = options or BuildOptions()
@@ -174,10 +155,9 @@ def build(
         source.spec, tokenizer, calibration, options.windows, options.window_tokens, options.seed
     )
     sequences, length = tokens.orders_BT.shape
-    feedback = options.rounding == "feedback"
-    if feedback:
+    if options.rounding != "nearest":
         check_enough(source.spec, tokens.orders_BT.size)
-    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), feedback=feedback)
+    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), rounding=options.rounding)
     fingerprint = source.fingerprint
     tuned = read_record(source.folder, source.spec)
     inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
@@ -190,6 +170,8 @@ def build(
         record = SourceRecord(source.folder.name, fingerprint)
         work = _Build(source, tokenizer, tokens, memory, options, tuned, writer, progress)
         findings = work.run(record)
+        block_errors = work.block_errors()
+        check_quality(findings.receipts, max_kl)
         artifact = writer.finish(findings)
     assert findings.sensitivities is not None and findings.default_depth_method is not None
     return BuildReceipt(
@@ -203,6 +185,8 @@ def build(
         peak_bytes=peak_memory_bytes(),
         predicted_bytes=memory.total,
         was_resumed=was_resumed,
+        receipts=findings.receipts,
+        block_errors=block_errors,
     )
 
 
@@ -244,8 +228,11 @@ class _Build:
             Sensitivities,
             lambda: self._measure(ordered, paths[default], artifact),
         )
+        receipts = self._stage(
+            "receipts.json", tuple[Receipt, ...], lambda: self._receipts(ordered, artifact)
+        )
         self._write_golden(artifact)
-        return msgspec.structs.replace(findings, sensitivities=sensitivities)
+        return msgspec.structs.replace(findings, sensitivities=sensitivities, receipts=receipts)
 
     def _stage(self, name: str, kind: type[Value], work: Callable[[], Value]) -> Value:
         """The stored result of a stage, or that of doing it now."""
@@ -303,7 +290,11 @@ class _Build:
         left = [name for name in names if not self.writer.is_done(name)]
         done = len(names) - len(left)
         self.progress("encoding", done, len(names))
-        for name, value in encoded_matrices(ordered, left, codec, self.options.rounding, tokens_BT):
+        encoded = encoded_matrices(
+            ordered, left, codec, self.options.rounding, tokens_BT,
+            stored=self.writer.read_matrix, seed=self.options.seed, on_block=self._keep_error,
+        )  # fmt: skip
+        for name, value in encoded:
             if isinstance(value, EncodedMatrix):
                 self.writer.write_matrix(name, value)
             else:
@@ -311,17 +302,43 @@ class _Build:
             done += 1
             self.progress("encoding", done, len(names))
 
+    def _keep_error(self, block: int, error: BlockError) -> None:
+        """Remember how far a learned block's output is from the dense one."""
+        known = self.block_errors() | {block: error.after}
+        self.writer.save_stage("block_errors.json", msgspec.json.encode(known))
+
+    def block_errors(self) -> dict[int, dict[int, float]]:
+        """Relative error of the output of each learned block, by plane count; may be empty."""
+        stored = self.writer.load_stage("block_errors.json")
+        return msgspec.json.decode(stored, type=dict[int, dict[int, float]]) if stored else {}
+
     def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""
-        return measure_sensitivities(
+        codec = codecs[self.options.codec].with_planes(self.options.planes)
+        choices_BT = torch.from_numpy(self.tokens.choices_BT)
+
+        def encoded(name: str) -> EncodedMatrix:
+            return stored_matrix(artifact, name)
+
+        measured = measure_sensitivities(
             ordered,
-            torch.from_numpy(self.tokens.choices_BT),
+            choices_BT,
             path.blocks,
-            codecs[self.options.codec].with_planes(self.options.planes),
+            codec,
             widths=ShapeSpace.of(ordered.spec, path.blocks).widths,
-            encoded=lambda name: stored_matrix(artifact, name),
+            encoded=encoded,
             known_depths={choice.blocks: choice.loss for choice in path.choices},
             progress=self.progress,
+        )
+        matrices = matrix_sensitivities(ordered, choices_BT, codec, encoded, self.progress)
+        return msgspec.structs.replace(measured, matrices=matrices)
+
+    def _receipts(self, ordered: Supernet, artifact: Artifact) -> tuple[Receipt, ...]:
+        """How far some numbers of planes are from the dense model, on held-out text."""
+        choices_BT = torch.from_numpy(self.tokens.choices_BT)
+        text_name = f"held-out part of {self.tokens.description}"
+        return rounding_receipts(
+            artifact, ordered, choices_BT, self.tokenizer, text_name, self.progress
         )
 
     def _write_companions(self) -> tuple[str, ...]:

@@ -1,24 +1,37 @@
 """Tensors of a model one after another as an artifact stores them, rounded as was asked.
 
-Shape suffixes: B sequences, T tokens.
+Shape suffixes: B sequences, T tokens, O rows, I columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pliant.bits import Codec, CompensatedCodec, EncodedMatrix, ErrorFeedback
-from pliant.calibrate import SHARED_INPUTS, MomentStream
+from pliant.bits import Codec, CompensatedCodec, EncodedMatrix, ErrorFeedback, UniformCodec
+from pliant.calibrate import (
+    SHARED_INPUTS,
+    BlockError,
+    BlockReconstruction,
+    MomentStream,
+    ReconstructionOptions,
+    decode_matrix,
+)
 from pliant.errors import UnsupportedError
 from pliant.models import Supernet
+from pliant.spec import BLOCK_MATRICES
 
-Rounding = Literal["feedback", "nearest"]
+Rounding = Literal["reconstruct", "feedback", "nearest"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+
+#: Gives a matrix that an earlier run has stored, by its pliant name.
+Stored = Callable[[str], EncodedMatrix]
+#: Hears the error of each block that is learned.
+OnBlock = Callable[[int, BlockError], None]
 
 _INPUT_OF = {matrix: shared for shared, matrices in SHARED_INPUTS.items() for matrix in matrices}
 
@@ -29,47 +42,138 @@ def encoded_matrices(
     codec: Codec,
     rounding: Rounding,
     tokens_BT: torch.Tensor,
+    *,
+    stored: Stored | None = None,
+    seed: int = 0,
+    on_block: OnBlock | None = None,
 ) -> Iterator[tuple[str, EncodedMatrix | NDArray[np.float32]]]:
     """The tensors `names`, in the order of the spec: matrices encoded, vectors as fp32.
 
     With `feedback` the matrices of blocks are rounded on the moments of their inputs, which the
-    dense model has on `tokens_BT`; blocks before the first of `names` are run and not looked at,
-    so a build that goes on makes the same bytes. Embedding and head are rounded to nearest: their
-    rows are read one by one. `UnsupportedError` where the codec cannot.
+    dense model has on `tokens_BT`; with `reconstruct` each block then learns to give what the dense
+    block gives, behind the rounded blocks before it. Blocks before the first of `names` are run and
+    not looked at, as `stored` gives them, so a build that goes on makes the same bytes. Embedding
+    and head are rounded to nearest: their rows are read one by one. `UnsupportedError` where the
+    codec cannot.
     """
-    if rounding == "nearest":
-        for name in names:
-            weight = supernet.weights[name].numpy()
-            yield name, codec.encode(weight, name) if weight.ndim == 2 else weight
-        return
-    if not isinstance(codec, CompensatedCodec):
-        raise UnsupportedError(
-            f"The codec {codec.name} has no error feedback; build with rounding nearest."
-        )
-    feedback = _BlockFeedback(supernet, tokens_BT)
+    rounder = _rounder(supernet, codec, rounding, tokens_BT, stored, seed, on_block)
     for name in names:
         weight = supernet.weights[name].numpy()
         if weight.ndim == 1:
             yield name, weight
-        elif name.startswith("blocks."):
-            yield name, codec.encode_compensated(weight, feedback.of(name), name)
+        elif rounder is not None and name.startswith("blocks."):
+            yield name, rounder(name)
         else:
             yield name, codec.encode(weight, name)
 
 
-class _BlockFeedback:
-    """Error feedback by the name of a matrix, of one block at a time."""
+def _rounder(
+    supernet: Supernet,
+    codec: Codec,
+    rounding: Rounding,
+    tokens_BT: torch.Tensor,
+    stored: Stored | None,
+    seed: int,
+    on_block: OnBlock | None,
+) -> Callable[[str], EncodedMatrix] | None:
+    """What encodes a matrix of a block by its name; None: each weight to nearest."""
+    if rounding == "nearest":
+        return None
+    if not isinstance(codec, CompensatedCodec):
+        raise UnsupportedError(
+            f"The codec {codec.name} has no error feedback; build with rounding nearest."
+        )
+    compensated = _Compensated(supernet, codec, tokens_BT)
+    if rounding == "feedback":
+        return compensated.encode
+    if not isinstance(codec, UniformCodec):
+        raise UnsupportedError(
+            f"The codec {codec.name} cannot be learned; build with rounding feedback."
+        )
+    return _Reconstructed(supernet, codec, tokens_BT, compensated, stored, seed, on_block).encode
 
-    def __init__(self, supernet: Supernet, tokens_BT: torch.Tensor) -> None:
+
+class _Reconstructed:
+    """Matrices of one block at a time, learned together when the first of them is asked for."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        codec: UniformCodec,
+        tokens_BT: torch.Tensor,
+        compensated: _Compensated,
+        stored: Stored | None,
+        seed: int,
+        on_block: OnBlock | None,
+    ) -> None:
+        self._codec = codec
+        self._start = compensated
+        self._stored = stored
+        self._on_block = on_block
+        options = ReconstructionOptions(seed=seed)
+        self._states = BlockReconstruction(supernet, tokens_BT, codec.planes, options)
+        self._block = -1
+        self._encoded: dict[str, EncodedMatrix] = {}
+
+    def encode(self, name: str) -> EncodedMatrix:
+        """The matrix `name`; blocks must come in order."""
+        block = int(name.split(".")[1])
+        if block != self._block:
+            for passed in range(max(self._block, 0), block):
+                self._pass(passed)
+            self._learn(block)
+            self._block = block
+        return self._encoded[name]
+
+    def _pass(self, block: int) -> None:
+        """Go through a finished block: the one learned last, or one of an earlier run."""
+        names = {matrix: f"blocks.{block}.{matrix}" for matrix in BLOCK_MATRICES}
+        if block != self._block:
+            assert self._stored is not None, f"block {block} is neither learned nor stored"
+            self._encoded = {name: self._stored(name) for name in names.values()}
+        decoded = {
+            level: {
+                matrix: torch.from_numpy(decode_matrix(self._codec, self._encoded[name], level))
+                for matrix, name in names.items()
+            }
+            for level in self._states.levels
+        }
+        self._states.advance(block, decoded)
+
+    def _learn(self, block: int) -> None:
+        names = {matrix: f"blocks.{block}.{matrix}" for matrix in BLOCK_MATRICES}
+        start = {
+            matrix: self._codec.unpack(self._start.encode(name)) for matrix, name in names.items()
+        }
+        learned, error = self._states.learn(block, start)
+        self._encoded = {
+            names[matrix]: self._codec.assemble(*codes) for matrix, codes in learned.items()
+        }
+        if self._on_block:
+            self._on_block(block, error)
+
+
+class _Compensated:
+    """Matrices by error feedback, with the moments of one block at a time."""
+
+    def __init__(
+        self, supernet: Supernet, codec: CompensatedCodec, tokens_BT: torch.Tensor
+    ) -> None:
         self._supernet = supernet
+        self._codec = codec
         self._tokens_BT = tokens_BT
         self._stream: MomentStream | None = None
         self._block = -1
         self._moments: dict[str, NDArray[np.float64]] = {}
         self._last: tuple[str, ErrorFeedback] | None = None
 
-    def of(self, name: str) -> ErrorFeedback:
-        """That of a matrix; `q k v` and `gate up` share theirs. Blocks must come in order."""
+    def encode(self, name: str) -> EncodedMatrix:
+        """The matrix `name`; blocks must come in order."""
+        weight_OI = self._supernet.weights[name].numpy()
+        return self._codec.encode_compensated(weight_OI, self._feedback(name), name)
+
+    def _feedback(self, name: str) -> ErrorFeedback:
+        """That of a matrix; `q k v` and `gate up` share theirs."""
         _, number, matrix = name.split(".")
         if int(number) != self._block:
             self._go_to(int(number))

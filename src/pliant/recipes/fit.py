@@ -20,6 +20,7 @@ from pliant.search import (
     candidates,
     predicted_frontier,
     search,
+    with_mixed_bits,
 )
 from pliant.sensitivities import Sensitivities
 from pliant.subnet import CutAddress, Subnet
@@ -41,6 +42,10 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
         return subnet_memory(candidate.subnet, WorkingSet(context=self.context))
+
+    def memory_bytes(self, subnet: Subnet) -> int:
+        """Bytes that a subnet needs while it runs."""
+        return subnet_memory(subnet, WorkingSet(context=self.context)).total_bytes
 
     def predicted_increase(self, candidate: Candidate) -> float:
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
@@ -104,7 +109,8 @@ def fit(
 ) -> Fit:
     """The subnet of an artifact with the lowest measured loss on `documents` within `budget`.
 
-    The `verify` best predicted candidates and the dense baseline are measured with the engine.
+    The `verify` best predicted candidates and the dense baseline are measured with the engine, and
+    the best of them once more with mixed bits: the planes of each matrix as its sensitivity asks.
     Raises `DoesNotFitError` where nothing fits, naming the smallest subnet, and
     `QualityFloorError` where the best loses more than the budget allows. `limits` bound time and
     energy on any device.
@@ -129,5 +135,10 @@ def fit(
         verify=verify,
         dense_loss=dense,
     )
+    costs = offered.sensitivities.matrices
+    found = with_mixed_bits(
+        found, costs, budget.memory_bytes, offered.memory_bytes,
+        lambda candidate: score(candidate.subnet),
+    )  # fmt: skip
     progress("measuring", verify + 2, verify + 2)
     return Fit(offer=offered, search=found, dense_bits_per_byte=dense)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from pliant.calibrate import moment_bytes
+from pliant.calibrate import ReconstructionOptions, moment_bytes, reconstruction_bytes
 from pliant.errors import OutOfSpaceError
 from pliant.measurement import MemoryLimit, format_bytes
 from pliant.models import weight_units
+from pliant.recipes.encoding import Rounding
 from pliant.spec import ModelSpec
 
 #: Logits made at once while a loss is measured, and their softmax beside them.
@@ -49,11 +50,11 @@ def plan_memory(
     length: int,
     limit: MemoryLimit | None = None,
     *,
-    feedback: bool = False,
+    rounding: Rounding = "nearest",
 ) -> MemoryPlan:
     """The memory of a build on `sequences` windows of `length` tokens each.
 
-    `feedback` says whether matrices are rounded with error feedback, which holds moments.
+    Rounding with error feedback holds moments, reconstruction what it learns of a block too.
 
     Without a limit the whole dense model is held in fp32. Under a limit what is left after all
     else holds weights; `OutOfSpaceError` names the smallest limit that works.
@@ -63,9 +64,12 @@ def plan_memory(
     vocabulary = 4 * spec.vocab_size * spec.hidden_size
     activations = _STATES * 4 * sequences * length * spec.hidden_size
     working = _LOGIT_BYTES + _COPIES_OF_LARGEST * max(largest, vocabulary)
-    if feedback:
-        # Never at the same time as logits, the vocabulary or sensitivities.
+    # Never at the same time as logits, the vocabulary or sensitivities.
+    if rounding != "nearest":
         working = max(working, moment_bytes(spec) + _ROUNDING_BYTES + _COPIES_OF_LARGEST * largest)
+    if rounding == "reconstruct":
+        learning = reconstruction_bytes(spec, length, ReconstructionOptions())
+        working = max(working, moment_bytes(spec) + learning + _COPIES_OF_LARGEST * largest)
     plan = MemoryPlan(
         base=_BASE_BYTES, activations=activations, working=working, weights=sum(units.values())
     )

@@ -26,7 +26,8 @@ from pliant.calibrate import find_depth_paths, find_width_orders, mean_loss
 from pliant.errors import InterruptedJobError, UsageError
 from pliant.measurement import Progress, peak_memory_bytes, silent
 from pliant.models import Checkpoint, Supernet
-from pliant.recipes.build import COMPANIONS, BuildOptions, BuildReceipt, build
+from pliant.recipes.build import COMPANIONS, BuildOptions, build
+from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.tuned_checkpoint import (
     TuneReceipt,
@@ -135,6 +136,7 @@ def build_tuned(
     device: str = "cpu",
     max_ram: int | None = None,
     replace: bool = False,
+    max_kl: float | None = None,
     progress: Progress = silent,
     note: Note = lambda sentence: None,
 ) -> BuildReceipt:
@@ -152,7 +154,7 @@ def build_tuned(
     )  # fmt: skip
     receipt = build(
         tuned, output, calibration=calibration, options=options, max_ram=max_ram,
-        replace=replace, progress=progress,
+        replace=replace, max_kl=max_kl, progress=progress,
     )  # fmt: skip
     shutil.rmtree(folder)
     predicted = max(tuning.predicted_bytes, receipt.predicted_bytes)

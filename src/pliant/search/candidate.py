@@ -16,6 +16,7 @@ from pliant.subnet import CutAddress, Subnet
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One subnet that could be chosen.
 
+    `is_mixed` says that its matrices read other planes than its address states.
     `predicted_loss` is in the unit of the sensitivities (nats per token); `memory_bytes` is what
     the cost function says the subnet needs while it runs.
     """
@@ -24,6 +25,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     subnet: Subnet
     predicted_loss: float
     memory_bytes: int
+    is_mixed: bool = False
 
     @property
     def is_dense(self) -> bool:
