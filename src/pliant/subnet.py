@@ -77,12 +77,15 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield from self.block_matrices(place, block)
 
     def block_matrices(self, place: int, block: int) -> Iterator[MatrixCut]:
-        """The seven matrices of the kept block number `place`, which is block `block`."""
-        groups, neurons = self.shape.groups[place], self.shape.neurons[place]
+        """The matrices of the kept block number `place`, which is block `block`: seven, or those
+        of the half that is kept.
+        """
+        tensors = self.spec.block_tensors(self.shape.groups[place], self.shape.neurons[place])
         bits: BlockBits = self.bits.blocks[place]
         for matrix in BLOCK_MATRICES:
-            rows, columns = self.spec.matrix_shape(matrix, groups, neurons)
-            yield MatrixCut(f"blocks.{block}.{matrix}", rows, columns, getattr(bits, matrix))
+            if matrix in tensors:
+                rows, columns = tensors[matrix]
+                yield MatrixCut(f"blocks.{block}.{matrix}", rows, columns, getattr(bits, matrix))
 
     @property
     def num_parameters(self) -> int:
@@ -109,14 +112,10 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 2 * sum(self.shape.groups) * row_bytes * tokens
 
     def _num_vector_entries(self) -> int:
-        spec = self.spec
-        entries = spec.hidden_size
+        entries = self.spec.hidden_size
         for groups, neurons in zip(self.shape.groups, self.shape.neurons, strict=True):
-            entries += (4 if spec.post_norms else 2) * spec.hidden_size
-            entries += 2 * spec.head_dim if spec.qk_norm else 0
-            for matrix in BLOCK_MATRICES:
-                if spec.has_bias(matrix):
-                    entries += spec.matrix_shape(matrix, groups, neurons)[0]
+            shapes = self.spec.block_tensors(groups, neurons).values()
+            entries += sum(shape[0] for shape in shapes if len(shape) == 1)
         return entries
 
 
