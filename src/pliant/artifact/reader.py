@@ -34,6 +34,7 @@ from pliant.spec import ModelSpec
 from pliant.subnet import CutAddress, Subnet
 
 SUBNETS_FOLDER = "subnets"
+STUDIES_FOLDER = "studies"
 #: Tokenizers of 250 000 tokens are some 30 MB of JSON.
 MAX_SMALL_FILE_BYTES = 256 * 1024 * 1024
 _MAX_SUBNET_BYTES = 16 * 1024 * 1024
@@ -222,6 +223,18 @@ class Artifact:
             )
         path = self.path / SUBNETS_FOLDER / f"{name}.json"
         write_atomically(path, subnet.to_json())
+        return path
+
+    def read_study(self, name: str) -> bytes | None:
+        """What `save_study` stored under a name, unchecked; None where nothing is."""
+        if not (self.path / STUDIES_FOLDER / f"{name}.json").exists():
+            return None
+        return read_inside(self.path, f"{STUDIES_FOLDER}/{name}.json", _MAX_SUBNET_BYTES)
+
+    def save_study(self, name: str, content: bytes) -> Path:
+        """Store measurements of a search beside the weights; replaces those of that name."""
+        path = self.path / STUDIES_FOLDER / f"{name}.json"
+        write_atomically(path, content)
         return path
 
     def amend(self, findings: Findings, files: Mapping[str, bytes] | None = None) -> Artifact:

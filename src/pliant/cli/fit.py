@@ -34,6 +34,25 @@ _TEXT_BYTES = 20_000
 #: Rows of the predicted frontier that are printed; --json has all of it.
 _FRONTIER_ROWS = 12
 
+Study = Annotated[
+    int,
+    typer.Option(
+        "--study",
+        envvar="PLIANT_STUDY",
+        metavar="N",
+        min=0,
+        help="Cuts measured once to learn predictions from; kept in the artifact. 0: none.",
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        "--speed",
+        envvar="PLIANT_SPEED",
+        metavar="TOKEN/S",
+        help="Decode at least so fast on this machine, measured.",
+    ),
+]
 Verify = Annotated[
     int,
     typer.Option(
@@ -50,10 +69,12 @@ def fit(
     artifact: ArtifactPath,
     memory: Memory,
     max_loss: MaxLoss = None,
+    speed: Speed = None,
     context: Context = None,
     text: Text = None,
     limit: Limit = None,
     verify: Verify = 3,
+    study: Study = 32,
     name: Name = None,
     threads: Threads = None,
     dry_run: DryRun = False,
@@ -62,9 +83,10 @@ def fit(
 ) -> None:
     """Find the subnet with the lowest measured loss within a memory budget.
 
-    Every depth, width and number of planes is predicted from the sensitivities in the artifact; the
-    best are measured with the engine, beside the dense shape at fewer bits. With --name the chosen
-    one is saved as X.pliant@NAME.
+    Some cuts spread over all are measured once; from them every depth, width and number of planes
+    is predicted, and the best are measured beside the dense shape at fewer bits. What was measured
+    is kept in the artifact, so later fits on the same text are instant. With --name the chosen one
+    is saved as X.pliant@NAME.
     """
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
@@ -72,19 +94,21 @@ def fit(
     from pliant.search import Budget
 
     output = Output(as_json, quiet)
-    budget = Budget(memory_bytes=memory, max_loss_increase=max_loss)
+    budget = Budget(memory_bytes=memory, max_loss_increase=max_loss, min_tokens_per_second=speed)
     with open_artifact(artifact) as model:
         if dry_run:
-            _emit_offer(output, offer(model, context), budget, artifact)
+            _emit_offer(output, offer(model, context, budget), budget, artifact)
             return
         documents, text_name = measured_documents(text, limit or _TEXT_BYTES)
         with output.progress() as progress:
             found = fit_artifact(
-                model, budget, documents, context=context, verify=verify, threads=threads,
-                progress=progress,
+                model, budget, documents, context=context, verify=verify, study=study,
+                threads=threads, progress=progress,
             )  # fmt: skip
         if name is not None:
             model.artifact.save_subnet(name, found.search.chosen.candidate.subnet)
+    if not found.saved:
+        output.note(f"{artifact} cannot be written; the next fit measures its cuts again.")
     _emit_fit(output, found, budget, artifact, name, text_name)
 
 
@@ -121,6 +145,8 @@ def _emit_fit(
         "context": offered.context,
         "text": text_name,
         "dense_bits_per_byte": found.dense_bits_per_byte,
+        "studied": found.studied,
+        "predictor_error": offered.predictor_error,
         "chosen": {**_fields(offered, chosen.candidate), **_measured(found, chosen.loss)},
         "verified": verified,
         "baseline": baseline
@@ -193,6 +219,8 @@ def _fields(offered: Offer, candidate: Candidate) -> dict[str, Any]:
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "predicted_increase": offered.predicted_increase(candidate),
+        "predicted_tokens_per_second": candidate.seconds_per_token
+        and 1 / candidate.seconds_per_token,
     }
 
 

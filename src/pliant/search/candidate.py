@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import msgspec
@@ -17,13 +18,15 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One subnet that could be chosen.
 
     `predicted_loss` is in the unit of the sensitivities (nats per token); `memory_bytes` is what
-    the cost function says the subnet needs while it runs.
+    the cost function says the subnet needs while it runs, `seconds_per_token` what decoding takes
+    it (None where nobody asked).
     """
 
     address: CutAddress
     subnet: Subnet
     predicted_loss: float
     memory_bytes: int
+    seconds_per_token: float | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -59,29 +62,47 @@ class SearchSpace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             vocabulary_planes=tuple(sorted(sensitivities.vocabulary_planes)),
         )
 
+    def __len__(self) -> int:
+        return math.prod(map(len, self._axes()))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Choices of each axis."""
+        return tuple(map(len, self._axes()))
+
+    def address(self, genome: Sequence[int]) -> CutAddress:
+        """The cut that takes choice `genome[axis]` of each axis."""
+        depth, width, planes, vocabulary_planes = (
+            axis[gene] for axis, gene in zip(self._axes(), genome, strict=True)
+        )
+        default = BitPlan.uniform(int(depth), int(planes)).embedding
+        explicit = None if vocabulary_planes == default else int(vocabulary_planes)
+        return CutAddress(int(depth), width, int(planes), explicit)
+
+    def _axes(self) -> tuple[tuple[float, ...], ...]:
+        return self.depths, self.widths, self.planes, self.vocabulary_planes
+
     def addresses(self) -> Iterator[CutAddress]:
         """Every cut of the grid; vocabulary planes are written where they are not the default."""
-        grid = product(self.depths, self.widths, self.planes, self.vocabulary_planes)
-        for depth, width, planes, vocabulary_planes in grid:
-            default = BitPlan.uniform(depth, planes).embedding
-            explicit = None if vocabulary_planes == default else vocabulary_planes
-            yield CutAddress(depth, width, planes, explicit)
+        for genome in product(*map(range, self.sizes)):
+            yield self.address(genome)
 
 
 def candidates(
-    space: SearchSpace,
+    space: SearchSpace | Iterable[CutAddress],
     sensitivities: Sensitivities,
     resolve: Callable[[CutAddress], Subnet],
     memory: Callable[[Subnet], int],
 ) -> list[Candidate]:
-    """Every distinct subnet of `space`, the smallest memory first.
+    """Every distinct subnet of `space`, or of the addresses given, the smallest memory first.
 
     `resolve` turns an address into a subnet of the artifact, `memory` counts its bytes. Two widths
     that round to the same shape give one candidate, the better predicted.
     """
     found: dict[Subnet, Candidate] = {}
     # The widest come last and win among equals, so that an address says no cut that is none.
-    for address in space.addresses():
+    addresses = space.addresses() if isinstance(space, SearchSpace) else space
+    for address in addresses:
         subnet = resolve(address)
         bits = subnet.bits
         loss = sensitivities.predict(

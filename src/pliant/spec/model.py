@@ -160,6 +160,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         left_out = MLP_NAMES if groups else ATTENTION_NAMES
         return {name: shape for name, shape in shapes.items() if name.split(".")[0] not in left_out}
 
+    def block_weights(self, groups: int, neurons: int) -> int:
+        """Entries of the matrices of one block that keeps `groups` and `neurons`."""
+        shapes = (self.matrix_shape(matrix, groups, neurons) for matrix in BLOCK_MATRICES)
+        return sum(rows * columns for rows, columns in shapes)
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of the dense model, by its name in the artifact."""
         vocabulary = (self.vocab_size, self.hidden_size)
