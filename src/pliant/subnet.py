@@ -119,7 +119,8 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return entries
 
 
-_ADDRESS = re.compile(r"(?:d(?P<depth>\d+))?(?:-?w(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
+_ADDRESS = re.compile(r"(?:d(?P<depth>\d+)|h(?P<halves>\d+))?"
+                      r"(?:-?(?P<policy>[wg])(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
                       r"(?:-?e(?P<vocabulary>\d+))?")  # fmt: skip
 
 
@@ -127,13 +128,17 @@ class CutAddress(msgspec.Struct, frozen=True):
     """`d8-w0.75-b3-e4`: blocks kept, width ratio, planes, planes of embedding and head.
 
     Parts left out mean all blocks, full width, all stored planes, and the default vocabulary
-    planes of `BitPlan.uniform`.
+    planes of `BitPlan.uniform`. In finer units: `h13` keeps 13 halves of blocks (attentions and
+    MLPs) in place of whole ones, `g0.75` a share of all weights of the blocks, spread over them by
+    importance, in place of the same share of each.
     """
 
     depth: int | None = None
     width: float = 1.0
     planes: int | None = None
     vocabulary_planes: int | None = None
+    halves: int | None = None
+    is_ranked: bool = False
 
     @classmethod
     def parse(cls, text: str) -> CutAddress:
@@ -142,7 +147,8 @@ class CutAddress(msgspec.Struct, frozen=True):
         if match is None:
             raise UsageError(
                 f"{text!r} is not a subnet address; write it like d8-w0.75-b3, "
-                "where d is blocks kept, w the width ratio, b the planes, and any may be left out."
+                "where d is blocks kept, w the width ratio, b the planes, and any may be left out; "
+                "h15 counts halves of blocks, g0.75 ranks widths across blocks."
             )
         part = match.groupdict()
         return cls(
@@ -150,11 +156,14 @@ class CutAddress(msgspec.Struct, frozen=True):
             width=float(part["width"]) if part["width"] else 1.0,
             planes=int(part["planes"]) if part["planes"] else None,
             vocabulary_planes=int(part["vocabulary"]) if part["vocabulary"] else None,
+            halves=int(part["halves"]) if part["halves"] else None,
+            is_ranked=part["policy"] == "g",
         )
 
     def __str__(self) -> str:
         parts = [f"d{self.depth}"] if self.depth is not None else []
-        parts += [f"w{self.width:g}"] if self.width != 1 else []
+        parts += [f"h{self.halves}"] if self.halves is not None else []
+        parts += [f"{'g' if self.is_ranked else 'w'}{self.width:g}"] if self.width != 1 else []
         parts += [f"b{self.planes}"] if self.planes is not None else []
         parts += [f"e{self.vocabulary_planes}"] if self.vocabulary_planes is not None else []
         return "-".join(parts)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pliant.errors import ArtifactError, DoesNotFitError
+from pliant.errors import ArtifactError, DoesNotFitError, UsageError
 from pliant.evaluate import TextLoss
 from pliant.recipes import fit as fit_recipe
 from pliant.recipes import study
+from pliant.recipes.build import BuildOptions, build
 from pliant.recipes.fit import fit, offer
 from pliant.runtime.text_engine import Pliant, open_artifact
 from pliant.search import Budget
@@ -21,10 +22,19 @@ from pliant.subnet import Subnet
 DOCUMENTS = ["A fox lives in the wood and says hello. " * 4]
 
 
+@pytest.fixture(scope="module")
+def finer_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with cuts of half blocks and ranked widths; do not change its files."""
+    output = tmp_path_factory.mktemp("finer") / "finer.pliant"
+    options = BuildOptions(windows=4, window_tokens=64, finer="single-drop")
+    build(random_checkpoint, output, options=options)
+    return output
+
+
 @pytest.fixture
-def model(random_artifact: Path, tmp_path: Path) -> Iterator[Pliant]:
+def model(finer_artifact: Path, tmp_path: Path) -> Iterator[Pliant]:
     folder = tmp_path / "fits.pliant"
-    shutil.copytree(random_artifact, folder)
+    shutil.copytree(finer_artifact, folder)
     with open_artifact(folder) as opened:
         yield opened
 
@@ -109,3 +119,32 @@ def test_a_space_too_large_to_enumerate_evolves(
     assert {item.subnet for item in offer(model).candidates}
     with pytest.raises(DoesNotFitError, match="the smallest that exists"):
         Budget(memory_bytes=10).fitting(offer(model, budget=Budget(memory_bytes=10)).candidates)
+
+
+def test_finer_cuts_are_offered_and_run(model: Pliant) -> None:
+    """Half blocks and ranked widths are candidates, priced as measured; the engine runs them."""
+    manifest = model.artifact.manifest
+    assert manifest.half_path is not None and manifest.sensitivities is not None
+    halves = sorted(manifest.half_path.losses)
+    assert halves[-1] == 2 * model.artifact.spec.num_blocks
+    assert manifest.sensitivities.halves == manifest.half_path.losses
+    assert set(manifest.sensitivities.ranked_width) == set(manifest.sensitivities.width)
+    found = {str(item.address): item for item in offer(model).candidates}
+    address = f"h{halves[-2]}-b3"
+    candidate = found[address]
+    assert candidate.subnet == model.subnet(address)
+    assert not candidate.subnet.shape.has_whole_blocks
+    assert not candidate.is_dense
+    dense = manifest.sensitivities.dense_loss
+    expected = manifest.sensitivities.planes[3] + manifest.half_path.losses[halves[-2]] - dense
+    default = manifest.sensitivities.vocabulary_planes[4] - dense
+    assert candidate.predicted_loss == pytest.approx(expected + default)
+    assert any("g0." in name for name in found)
+    for name in (address, f"h{halves[0]}-g0.75-b4", "g0.5"):
+        with model.engine(name, threads=1) as engine:
+            assert len(engine.generate("Once", max_tokens=4).tokens) > 0
+
+
+def test_methods_of_whole_blocks_search_no_halves() -> None:
+    with pytest.raises(UsageError, match="Halves cannot be searched by 'influence'"):
+        BuildOptions(finer="influence")

@@ -1,9 +1,15 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
-from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
+from pliant.calibrate.depth import (
+    CACHE_BYTES,
+    DepthEvaluator,
+    find_depth_paths,
+    find_half_path,
+    remeasured_paths,
+)
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
-from pliant.calibrate.orders import block_order, find_width_orders
+from pliant.calibrate.orders import block_order, find_width_orders, find_width_ranking
 from pliant.calibrate.sensitivity import EncodedSource, decode_matrix, measure_sensitivities
 from pliant.calibrate.statistics import (
     BlockStatistics,
@@ -28,7 +34,9 @@ __all__ = [
     "check_enough",
     "decode_matrix",
     "find_depth_paths",
+    "find_half_path",
     "find_width_orders",
+    "find_width_ranking",
     "gradient_statistics",
     "mean_loss",
     "measure_sensitivities",

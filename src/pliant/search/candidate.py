@@ -40,12 +40,18 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchSpace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The grid of cuts that are searched: blocks kept, width ratios, planes, vocabulary planes."""
+    """The grid of cuts that are searched: blocks kept, width ratios, planes, vocabulary planes.
+
+    `halves` are numbers of half blocks kept, further choices beside `depths`; `ranked_widths` are
+    ratios ranked across blocks, further choices beside `widths`.
+    """
 
     depths: tuple[int, ...]
     widths: tuple[float, ...]
     planes: tuple[int, ...]
     vocabulary_planes: tuple[int, ...]
+    halves: tuple[int, ...] = ()
+    ranked_widths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("depths", "widths", "planes", "vocabulary_planes"):
@@ -60,27 +66,46 @@ class SearchSpace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             widths=tuple(sorted(sensitivities.width)),
             planes=tuple(sorted(sensitivities.planes)),
             vocabulary_planes=tuple(sorted(sensitivities.vocabulary_planes)),
+            halves=tuple(sorted(sensitivities.halves)),
+            ranked_widths=tuple(sorted(sensitivities.ranked_width)),
         )
 
     def __len__(self) -> int:
-        return math.prod(map(len, self._axes()))
+        return math.prod(self.sizes)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Choices of each axis."""
-        return tuple(map(len, self._axes()))
+        depths = len(self.depths) + len(self.halves)
+        widths = len(self.widths) + len(self.ranked_widths)
+        return depths, widths, len(self.planes), len(self.vocabulary_planes)
 
     def address(self, genome: Sequence[int]) -> CutAddress:
         """The cut that takes choice `genome[axis]` of each axis."""
-        depth, width, planes, vocabulary_planes = (
-            axis[gene] for axis, gene in zip(self._axes(), genome, strict=True)
+        depth_gene, width_gene, planes_gene, vocabulary_gene = genome
+        halves, is_halves = self._depth_choices()[depth_gene]
+        width, is_ranked = self._width_choices()[width_gene]
+        planes = self.planes[planes_gene]
+        vocabulary_planes = self.vocabulary_planes[vocabulary_gene]
+        default = BitPlan.uniform(1, planes).embedding
+        return CutAddress(
+            depth=None if is_halves else halves // 2,
+            width=width,
+            planes=planes,
+            vocabulary_planes=None if vocabulary_planes == default else vocabulary_planes,
+            halves=halves if is_halves else None,
+            is_ranked=is_ranked,
         )
-        default = BitPlan.uniform(int(depth), int(planes)).embedding
-        explicit = None if vocabulary_planes == default else int(vocabulary_planes)
-        return CutAddress(int(depth), width, int(planes), explicit)
 
-    def _axes(self) -> tuple[tuple[float, ...], ...]:
-        return self.depths, self.widths, self.planes, self.vocabulary_planes
+    def _depth_choices(self) -> list[tuple[int, bool]]:
+        """Halves kept and whether they are chosen one by one, the fewest first."""
+        whole = [(2 * depth, False) for depth in self.depths]
+        return sorted(whole + [(halves, True) for halves in self.halves])
+
+    def _width_choices(self) -> list[tuple[float, bool]]:
+        """Width ratios and whether they are ranked across blocks, the smallest first."""
+        alike = [(width, False) for width in self.widths]
+        return sorted(alike + [(width, True) for width in self.ranked_widths])
 
     def addresses(self) -> Iterator[CutAddress]:
         """Every cut of the grid; vocabulary planes are written where they are not the default."""
@@ -110,6 +135,8 @@ def candidates(
             width=address.width,
             planes=bits.blocks[0].q,
             vocabulary_planes=bits.embedding,
+            halves=address.halves,
+            is_ranked=address.is_ranked,
         )
         known = found.get(subnet)
         if known is None or loss <= known.predicted_loss:
@@ -124,5 +151,5 @@ def candidates(
 
 def _shortest(address: CutAddress, subnet: Subnet) -> CutAddress:
     """The address without a depth where all blocks are kept: `d8-b4` of eight blocks is `b4`."""
-    keeps_all = len(subnet.shape.blocks) == subnet.spec.num_blocks
-    return msgspec.structs.replace(address, depth=None) if keeps_all else address
+    keeps_all = subnet.shape.num_halves == 2 * subnet.spec.num_blocks
+    return msgspec.structs.replace(address, depth=None, halves=None) if keeps_all else address

@@ -135,9 +135,10 @@ class _Fit(msgspec.Struct, frozen=True):
 def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int) -> Increases:
     """What each axis of a subnet costs alone, from the sensitivities of an artifact.
 
-    Depth, width, planes of blocks, planes of the vocabulary. Between measured points of an axis it
-    is interpolated, so that half blocks, widths that differ and mixed plans have a place on it:
-    depth goes by the halves kept, width and planes by their mean over the kept weights.
+    Depth, width, planes of blocks, planes of the vocabulary. Half blocks and ranked widths have
+    measured points of their own where the artifact offers them. Between points it is interpolated:
+    depth goes by the halves kept, width and planes by their mean over the kept weights, so that
+    widths that differ and mixed plans have a place too.
     """
     dense = sensitivities.dense_loss
     widths = {
@@ -152,10 +153,14 @@ def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int
 
     def increases(subnet: Subnet) -> Sequence[float]:
         shape = subnet.shape
-        depth = shape.num_halves / 2
+        by_halves = not shape.has_whole_blocks and sensitivities.halves
+        alike = len({*shape.groups} - {0}) <= 1 and len({*shape.neurons} - {0}) <= 1
+        by_ranking = not alike and sensitivities.ranked_width
         return (
-            along(sensitivities.depth, depth),
-            along(widths, _mean_width(spec, shape)),
+            along(sensitivities.halves, shape.num_halves)
+            if by_halves
+            else along(sensitivities.depth, shape.num_halves / 2),
+            along(by_ranking or widths, _mean_width(spec, shape)),
             along(sensitivities.planes, _mean_planes(subnet)),
             along(sensitivities.vocabulary_planes, (subnet.bits.embedding + subnet.bits.head) / 2),
         )
