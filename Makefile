@@ -43,6 +43,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/switching.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tables.py
 
 docs: $(INSTALLED)  ## the generated parts of the documentation

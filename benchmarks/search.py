@@ -1,16 +1,18 @@
 """Does the predictor beat additive sensitivities, and the joint space its single axes?
 
 `python benchmarks/search.py` writes `benchmarks/results/search.json`. For each artifact (default:
-the demo model, built if it is not there; `--artifact NAME=X.pliant` adds others, a tuned one for
+the demo model, built with finer cuts; `--artifact NAME=X.pliant` adds others, a tuned one for
 example) it asks two questions of the engine:
 
 - held out: `LossPredictor` is taught by N cuts spread over all, and asked about cuts drawn at
   random that are not among them; Spearman's rank correlation and the root mean square of the
   relative error, beside those of additive sensitivities;
 - budgets: at five budgets of memory the best cut of the joint space (the three best predicted are
-  measured) against the dense shape at any planes, the dense shape at the default plan `bN`, and the
-  best depth x width at all planes. Cuts are chosen on one part of the held-out text and reported on
-  another one, with the standard error of the difference over its documents.
+  measured), half blocks and ranked widths among them where the artifact offers them
+  (`pliant build --finer greedy`), against the best whose blocks are whole and alike, the dense
+  shape at any planes, the dense shape at the default plan `bN`, and the best depth x width at all
+  planes. Cuts are chosen on one part of the held-out text and reported on another one, with the
+  standard error of the difference over its documents.
 
 It takes some five minutes of one core for each artifact of the demo's size.
 """
@@ -31,7 +33,7 @@ from numpy.typing import NDArray
 
 from pliant.data import read_documents
 from pliant.measurement import format_bytes
-from pliant.recipes.build import build
+from pliant.recipes.build import BuildOptions, build
 from pliant.recipes.demo import demo_checkpoint, heldout_text
 from pliant.recipes.fit import Offer, offer
 from pliant.recipes.measure import excerpt, text_loss
@@ -101,6 +103,7 @@ def is_default_plan(candidate: Candidate) -> bool:
 
 KINDS: dict[str, Callable[[Candidate, int], bool]] = {
     "joint": lambda candidate, planes: True,
+    "joint, blocks whole and alike": lambda candidate, planes: candidate.subnet.shape.is_uniform,
     "bits only": lambda candidate, planes: candidate.is_dense,
     "dense at fewer bits": lambda candidate, planes: is_default_plan(candidate),
     "shape only": lambda candidate, planes: (
@@ -164,11 +167,11 @@ def budgets(bench: Bench, offered: Offer, report: Report, planes: int) -> list[d
                 "memory_bytes": chosen.memory_bytes,
                 "bits_per_byte": report.bits_per_byte(chosen.subnet),
             }
-        for kind in ("bits only", "shape only"):
-            if kind in subnets:
-                line[f"joint_less_{kind.replace(' ', '_')}"] = report.difference(
-                    subnets["joint"], subnets[kind]
-                )
+        line["joint_less"] = {
+            kind: report.difference(subnets["joint"], subnet)
+            for kind, subnet in subnets.items()
+            if kind != "joint"
+        }
         lines.append(line)
     return lines
 
@@ -233,7 +236,7 @@ def budget_table(answers: dict[str, Any]) -> dict[str, Any]:
         return f"`{found['cut']}` {found['bits_per_byte'] / full - 1:+.1%}"
 
     def gap(line: dict[str, Any], kind: str) -> str:
-        found = line.get(f"joint_less_{kind}")
+        found = line["joint_less"].get(kind)
         return "" if found is None else f"{found[0]:+.3f} ± {found[1]:.3f}"
 
     rows = [
@@ -241,14 +244,21 @@ def budget_table(answers: dict[str, Any]) -> dict[str, Any]:
             name,
             format_bytes(line["budget_bytes"]),
             *(cell(line, kind, answer["full_bits_per_byte"]) for kind in KINDS),
-            gap(line, "bits_only"),
+            gap(line, "bits only"),
+            gap(line, "joint, blocks whole and alike"),
         ]
         for name, answer in answers.items()
         for line in answer["budgets"]
     ]
     return {
-        "columns": ["artifact", "memory", *KINDS, "joint less bits only, bits/byte"],
-        "align": "lrllllr",
+        "columns": [
+            "artifact",
+            "memory",
+            *KINDS,
+            "joint less bits only, bits/byte",
+            "joint less blocks alike",
+        ],
+        "align": "lrlllllrr",
         "rows": rows,
         "caption": f"Loss over the full model's at 8 planes; memory with {CONTEXT} tokens of "
         "cache. Chosen on 20 kB of held-out text, reported on the rest of it; ± is the standard "
@@ -271,7 +281,12 @@ def main() -> None:
         if not paths:
             paths["tale-750k"] = Path(folder) / "tale.pliant"
             checkpoint = demo_checkpoint()
-            build(checkpoint, paths["tale-750k"], calibration=checkpoint / "calibration.txt")
+            build(
+                checkpoint,
+                paths["tale-750k"],
+                calibration=checkpoint / "calibration.txt",
+                options=BuildOptions(finer="greedy"),
+            )
         for name, path in paths.items():
             answers[name] = measured(path, options)
             for line in heldout_table(answers)["rows"] + budget_table(answers)["rows"]:
