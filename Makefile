@@ -47,6 +47,8 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/switching.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tables.py
 
 soak: $(INSTALLED)  ## half an hour of clients of all kinds against a server with too little memory

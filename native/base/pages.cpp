@@ -39,6 +39,13 @@ struct Pages {
   }
 };
 
+std::vector<ByteRange> whole_pages(const std::vector<ByteRange>& ranges) {
+  std::vector<ByteRange> pages;
+  for (const ByteRange& range : ranges)
+    if (range.size > 0) pages.push_back({Pages(range).begin, Pages(range).size});
+  return joined(std::move(pages), 0);
+}
+
 // Reads one byte of each page.
 void touch(const Pages& pages) {
   const size_t page = page_size();
@@ -84,6 +91,23 @@ void preload(const std::vector<ByteRange>& ranges, Preload how) {
     }
 #endif
   }
+}
+
+std::vector<ByteRange> pages_without(const std::vector<ByteRange>& ranges,
+                                     const std::vector<ByteRange>& kept) {
+  const std::vector<ByteRange> removed = whole_pages(kept);
+  std::vector<ByteRange> result;
+  for (const ByteRange& range : whole_pages(ranges)) {
+    const std::byte* begin = range.begin;
+    const std::byte* const end = range.begin + range.size;
+    for (const ByteRange& hole : removed) {
+      if (hole.begin + hole.size <= begin || hole.begin >= end) continue;
+      if (hole.begin > begin) result.push_back({begin, size_t(hole.begin - begin)});
+      begin = std::min(end, hole.begin + hole.size);
+    }
+    if (begin < end) result.push_back({begin, size_t(end - begin)});
+  }
+  return result;
 }
 
 void unlock(const std::vector<ByteRange>& ranges) {

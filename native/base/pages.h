@@ -23,6 +23,9 @@ enum class Preload : int {
 std::vector<ByteRange> joined(std::vector<ByteRange> ranges, size_t gap);
 
 void preload(const std::vector<ByteRange>& ranges, Preload how);
+// The pages under `ranges` without those under `kept`, as ranges of whole pages.
+std::vector<ByteRange> pages_without(const std::vector<ByteRange>& ranges,
+                                     const std::vector<ByteRange>& kept);
 // Lets go of what kLock kept.
 void unlock(const std::vector<ByteRange>& ranges);
 

@@ -16,6 +16,7 @@
 #include "bind/bound_matrix.h"
 #include "engine/decoder.h"
 #include "engine/errors.h"
+#include "engine/switch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -47,6 +48,10 @@ class BoundDecoder {
   // The arrays stay: a pass that runs meanwhile still reads them.
   void close() { decoder_.reset(); }
   bool is_closed() const { return decoder_ == nullptr; }
+  void exchange(BoundDecoder& other) noexcept {
+    decoder_.swap(other.decoder_);
+    std::swap(matrices_, other.matrices_);
+  }
 
  private:
   std::shared_ptr<Decoder> decoder_;
@@ -220,6 +225,13 @@ void bind_cache(nb::module_& m) {
                                          weights.data(), {weights.size()}),
                                      nb::rv_policy::copy);
                    })
+      .def_prop_ro("tokens",
+                   [](const KVCache& cache) {
+                     const auto tokens = cache.tokens();
+                     return nb::cast(nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>>(
+                                         tokens.data(), {tokens.size()}),
+                                     nb::rv_policy::copy);
+                   })
       .def(
           "set_log_weights",
           [](KVCache& cache, const FloatVector& weights) {
@@ -250,51 +262,6 @@ void bind_cache(nb::module_& m) {
             return cache.copy(length, capacity);
           },
           "length"_a, "capacity"_a);
-}
-
-void bind_config(nb::module_& m) {
-  nb::enum_<Activation>(m, "Activation")
-      .value("silu", Activation::kSilu)
-      .value("gelu", Activation::kGelu)
-      .value("gelu_tanh", Activation::kGeluTanh);
-  nb::enum_<ActivationMode>(m, "ActivationMode")
-      .value("int8", ActivationMode::kInt8)
-      .value("float32", ActivationMode::kFloat32);
-  nb::enum_<Preload>(m, "Preload")
-      .value("none", Preload::kNone)
-      .value("ahead", Preload::kAhead)
-      .value("all", Preload::kAll)
-      .value("lock", Preload::kLock);
-  nb::enum_<CacheType>(m, "CacheType")
-      .value("float32", CacheType::kFloat32)
-      .value("float16", CacheType::kFloat16)
-      .value("int8", CacheType::kInt8);
-  nb::class_<DecoderConfig>(m, "DecoderConfig", "Numbers of a ModelSpec and how to run it.")
-      .def(nb::init<>())
-      .def_rw("vocab_size", &DecoderConfig::vocab_size)
-      .def_rw("hidden_size", &DecoderConfig::hidden_size)
-      .def_rw("heads_per_group", &DecoderConfig::heads_per_group)
-      .def_rw("head_dim", &DecoderConfig::head_dim)
-      .def_rw("max_context", &DecoderConfig::max_context)
-      .def_rw("norm_epsilon", &DecoderConfig::norm_epsilon)
-      .def_rw("norm_offset", &DecoderConfig::norm_offset)
-      .def_rw("activation", &DecoderConfig::activation)
-      .def_rw("embedding_scale", &DecoderConfig::embedding_scale)
-      .def_rw("attention_scale", &DecoderConfig::attention_scale)
-      .def_rw("attention_softcap", &DecoderConfig::attention_softcap)
-      .def_rw("logit_softcap", &DecoderConfig::logit_softcap)
-      .def_rw("mode", &DecoderConfig::mode)
-      .def_rw("cache_type", &DecoderConfig::cache_type)
-      .def_rw("threads", &DecoderConfig::threads)
-      .def_rw("check_finite", &DecoderConfig::check_finite)
-      .def_rw("preload", &DecoderConfig::preload)
-      .def_rw("head_screen", &DecoderConfig::head_screen)
-      .def(
-          "add_rotation",
-          [](DecoderConfig& config, const FloatVector& frequencies, float amplitude) {
-            config.rotations.push_back({copy_of(frequencies), amplitude});
-          },
-          "frequencies"_a, "amplitude"_a);
 }
 
 void bind_weights(nb::module_& m) {
@@ -337,6 +304,30 @@ BoundDecoder* make_decoder(BoundDecoder* self, const DecoderConfig& config,
     matrices.append(block->matrices);
   }
   return new (self) BoundDecoder(config, std::move(weights), std::move(matrices));
+}
+
+// Lets `bound` go on as `other` and the other way round, with all live caches of `bound`, and tells
+// how many they are and how many tokens they hold. On any failure nothing has changed.
+std::tuple<size_t, size_t> switch_to(BoundDecoder& bound, BoundDecoder& other, bool rebuild) {
+  const std::shared_ptr<Decoder> old = bound.get(), next = other.get();
+  nb::list kept_alive;
+  for (KVCache* cache : old->live_caches()) {
+    const nb::handle object = nb::find(*cache);
+    if (!object.is_valid())
+      throw UsageError("Another thread is making a cache; wait for it, then switch.");
+    kept_alive.append(object);
+  }
+  CacheMove move(*old, *next);
+  {
+    nb::gil_scoped_release release;
+    move.prepare(rebuild, raise_if_interrupted);
+  }
+  // With the interpreter held, so that no other thread looks at a cache meanwhile.
+  move.commit();
+  bound.exchange(other);
+  size_t tokens = 0;
+  for (const KVCache* cache : move.caches()) tokens += size_t(cache->length());
+  return {move.caches().size(), tokens};
 }
 
 // A running pass asks for the interpreter between steps, so it must not be waited for holding it.
@@ -383,6 +374,7 @@ void bind_decoder(nb::module_& m) {
              result["scratch"] = memory.scratch_bytes;
              return result;
            })
+      .def("switch_to", &switch_to, "other"_a, "rebuild"_a)
       .def("close", &BoundDecoder::close)
       .def_prop_ro("closed", &BoundDecoder::is_closed);
 }

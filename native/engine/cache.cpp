@@ -16,11 +16,11 @@ size_t CacheLayout::num_groups() const {
 
 size_t CacheLayout::entry_bytes() const {
   const size_t group_bytes = row_bytes() + num_scales() * sizeof(float);
-  return 2 * num_groups() * group_bytes + sizeof(int32_t) + sizeof(float);
+  return 2 * num_groups() * group_bytes + 2 * sizeof(int32_t) + sizeof(float);
 }
 
 KVCache::KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t max_bytes)
-    : layout_(std::move(layout)) {
+    : layout_(std::move(layout)), max_bytes_(max_bytes) {
   if (capacity < 1)
     throw UsageError("A cache holds at least 1 token; " + std::to_string(capacity) +
                      " were asked for.");
@@ -44,10 +44,17 @@ KVCache::KVCache(std::shared_ptr<const CacheLayout> layout, int capacity, size_t
   data_.reserve(rows * row_bytes());
   scales_.reserve(rows * layout_->num_scales());
   positions_.reserve(capacity_);
+  tokens_.reserve(capacity_);
+  const std::lock_guard lock(layout_->mutex);
+  layout_->live.push_back(this);
   layout_->live_bytes += num_bytes();
 }
 
-KVCache::~KVCache() { layout_->live_bytes -= num_bytes(); }
+KVCache::~KVCache() {
+  const std::lock_guard lock(layout_->mutex);
+  std::erase(layout_->live, this);
+  layout_->live_bytes -= num_bytes();
+}
 
 void KVCache::set_log_weights(std::span<const float> log_weights) {
   if (log_weights.size() != size_t(length_))
@@ -93,6 +100,7 @@ std::unique_ptr<KVCache> KVCache::copy(int length, int capacity) const {
   copy_used(made->data_, data_, row_bytes());
   copy_used(made->scales_, scales_, 1);
   std::copy_n(positions_.data(), length, made->positions_.data());
+  std::copy_n(tokens_.data(), length, made->tokens_.data());
   made->append(length);
   if (log_weights_.size() > 0) made->set_log_weights({log_weights_.data(), size_t(length)});
   return made;

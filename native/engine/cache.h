@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -12,13 +13,18 @@
 
 namespace pliant {
 
-// What all caches of one decoder have in common, and the bytes they hold together.
+class KVCache;
+
+// What all caches of one decoder have in common, and those that are alive.
 struct CacheLayout {
   CacheType type = CacheType::kFloat16;
   int head_dim = 0;
   int max_context = 0;
-  std::vector<int> groups;  // KV groups of each kept block
+  std::vector<int> blocks;  // the kept blocks, ascending indices of the dense model
+  std::vector<int> groups;  // KV groups of each kept block; 0 where only its MLP is kept
   mutable std::atomic<size_t> live_bytes = 0;
+  mutable std::mutex mutex;
+  mutable std::vector<KVCache*> live;  // guarded by `mutex`
 
   // Bytes of the keys or values of one entry of one group, without their scale.
   size_t row_bytes() const {
@@ -30,13 +36,14 @@ struct CacheLayout {
   // Scales of the keys, or of the values, of one entry of one group.
   size_t num_scales() const { return type == CacheType::kInt8 ? 1 : 0; }
   size_t num_groups() const;  // of all blocks
-  // Bytes of one entry: keys and values with their scales, original position and log-weight.
+  // Bytes of one entry: keys and values with their scales, token, position and log-weight.
   size_t entry_bytes() const;
 };
 
 // K and V of one sequence, per kept block and KV group `[capacity][head_dim]` (and `[capacity]`
-// scales where they are int8), with the original position and a log-weight for each entry: a weight
-// w stands for exp(w) equal entries, which is what cache policies that merge entries need.
+// scales where they are int8), with the token, the original position and a log-weight for each
+// entry: a weight w stands for exp(w) equal entries, which is what cache policies that merge
+// entries need.
 //
 // All memory is reserved at once and resident only where entries were written.
 class KVCache {
@@ -70,19 +77,30 @@ class KVCache {
   bool is_ascending(int entries) const { return num_ascending_ >= entries; }
   std::span<const int32_t> positions() const { return {positions_.data(), size_t(length_)}; }
   const int32_t* position_data() const { return positions_.data(); }
+  std::span<const int32_t> tokens() const { return {tokens_.data(), size_t(length_)}; }
   // [capacity], or nullptr while all log-weights are 0.
   const float* log_weights() const { return log_weights_.data(); }
 
   void set_log_weights(std::span<const float> log_weights);  // [length]
 
-  // Writes the position of entry `entry`, which lies at or after length().
-  void set_position(int entry, int position) { positions_[entry] = position; }
+  // Writes token and position of entry `entry`, which lies at or after length().
+  void set_token(int entry, int32_t token, int position) {
+    tokens_[entry] = token;
+    positions_[entry] = position;
+  }
   // Makes the `count` entries after the last one part of the cache.
   void append(int count);
   void truncate(int length);
   std::unique_ptr<KVCache> clone() const { return copy(length_, capacity_); }
   // The first `length` entries in a cache of their own, with room for `capacity`.
   std::unique_ptr<KVCache> copy(int length, int capacity) const;
+  // An empty cache of another decoder for as many tokens, under the same limit of bytes.
+  // GenerationError where that limit does not hold what is held here.
+  std::unique_ptr<KVCache> empty_for(std::shared_ptr<const CacheLayout> layout) const;
+  // The same entries for a decoder whose blocks and groups are all among those of this one.
+  std::unique_ptr<KVCache> kept_for(std::shared_ptr<const CacheLayout> layout) const;
+  // Takes the place of `other`, which takes that of this one; who holds them stays.
+  void exchange(KVCache& other) noexcept;
 
   // Held by a forward pass, so that nothing changes the cache meanwhile.
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
@@ -99,6 +117,7 @@ class KVCache {
   }
 
   std::shared_ptr<const CacheLayout> layout_;
+  size_t max_bytes_ = 0;
   int capacity_ = 0;
   int length_ = 0;
   int num_ascending_ = 0;
@@ -106,6 +125,7 @@ class KVCache {
   AlignedBuffer<std::byte> data_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> positions_;
+  AlignedBuffer<int32_t> tokens_;
   AlignedBuffer<float> log_weights_;
   std::atomic<bool> busy_ = false;
 };

@@ -72,17 +72,30 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
   cache_layout_->max_context = config_.max_context;
   const std::vector<int> windows = distinct_windows(weights_);
   for (const BlockWeights& block : weights_.blocks) {
+    cache_layout_->blocks.push_back(block.block);
     cache_layout_->groups.push_back(block.groups);
     window_kinds_.push_back(
         int(std::find(windows.begin(), windows.end(), block.window) - windows.begin()));
   }
   for (const Rotation& rotation : config_.rotations)
     ropes_.emplace_back(rotation.frequencies, rotation.amplitude);
+  if (config_.preload == Preload::kLock) locked_ranges_ = weight_ranges_;
   preload(weight_ranges_, config_.preload);
 }
 
-Decoder::~Decoder() {
-  if (config_.preload == Preload::kLock) unlock(weight_ranges_);
+Decoder::~Decoder() { unlock(locked_ranges_); }
+
+void Decoder::leave_locked(const Decoder& next) noexcept {
+  try {
+    locked_ranges_ = pages_without(locked_ranges_, next.locked_ranges_);
+  } catch (const std::bad_alloc&) {
+    locked_ranges_.clear();  // too much stays locked rather than too little
+  }
+}
+
+std::vector<KVCache*> Decoder::live_caches() const {
+  const std::lock_guard lock(cache_layout_->mutex);
+  return cache_layout_->live;
 }
 
 std::unique_ptr<KVCache> Decoder::new_cache(int capacity, size_t max_bytes) const {

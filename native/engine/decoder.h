@@ -33,6 +33,11 @@ class Decoder {
   ~Decoder();
 
   std::unique_ptr<KVCache> new_cache(int capacity, size_t max_bytes) const;
+  std::shared_ptr<const CacheLayout> cache_layout() const { return cache_layout_; }
+  // The caches that were made for this decoder and not given back.
+  std::vector<KVCache*> live_caches() const;
+  // What `next` reads stays locked in memory when this decoder goes, as far as both lock it.
+  void leave_locked(const Decoder& next) noexcept;
 
   // Appends the tokens of each sequence to its cache and writes the logits asked for, in the order
   // of the sequences: `logits` is [sum of num_logits][vocab_size].
@@ -62,6 +67,7 @@ class Decoder {
   const Kernels& kernels_;
   const size_t num_block_weights_;
   const std::vector<ByteRange> weight_ranges_;
+  std::vector<ByteRange> locked_ranges_;  // those that this decoder unlocks in the end
   std::shared_ptr<CacheLayout> cache_layout_;
   std::vector<int> window_kinds_;  // of each kept block, into the windows of `step_`
   Step step_;

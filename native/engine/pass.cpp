@@ -46,11 +46,15 @@ ForwardPass::ForwardPass(const DecoderConfig& config, const DecoderWeights& weig
 void ForwardPass::run() {
   make_rotations();
   for (size_t place = 0; place < weights_.blocks.size(); ++place) {
-    project_inputs(place);
-    attend(place);
-    project_attention(place);
-    expand(place);
-    contract(place);
+    if (weights_.blocks[place].groups > 0) {
+      project_inputs(place);
+      attend(place);
+      project_attention(place);
+    }
+    if (weights_.blocks[place].neurons > 0) {
+      expand(place);
+      contract(place);
+    }
   }
   if (best_tokens_ != nullptr) {
     choose_tokens();
@@ -84,11 +88,7 @@ void ForwardPass::project_inputs(size_t place) {
   split_after_rows(
       num_tokens_,
       [&](Lane& lane, int token) {
-        if (place == 0) {
-          embed(lane, token);
-        } else {
-          add_output(lane, token, token, weights_.blocks[place - 1].mlp_post_norm);
-        }
+        continue_stream(lane, token, token);
         normalize(lane, token, lane.hidden.row(token), block.attention_norm);
       },
       [&](Lane& lane, int worker, int workers) {
@@ -118,6 +118,7 @@ void ForwardPass::project_attention(size_t place) {
         multiply_share(kernels_, {&product, 1}, input, worker, workers,
                        workspace_.scratch[size_t(worker)].data());
       });
+  pending_norm_ = &block.attention_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "o");
 }
 
@@ -126,7 +127,7 @@ void ForwardPass::expand(size_t place) {
   split_after_rows(
       num_tokens_,
       [&](Lane& lane, int token) {
-        add_output(lane, token, token, block.attention_post_norm);
+        continue_stream(lane, token, token);
         normalize(lane, token, lane.hidden.row(token), block.mlp_norm);
       },
       [&](Lane& lane, int worker, int workers) {
@@ -169,6 +170,7 @@ void ForwardPass::contract(size_t place) {
     multiply_share(kernels_, {&product, 1}, input, worker, workers,
                    workspace_.scratch[size_t(worker)].data());
   });
+  pending_norm_ = &block.mlp_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "down");
 }
 
@@ -181,7 +183,7 @@ void ForwardPass::make_logits() {
       count,
       [&](Lane& lane, int row) {
         const int token = wanted[size_t(row)];
-        add_output(lane, row, token, weights_.blocks.back().mlp_post_norm);
+        continue_stream(lane, row, token);
         normalize(lane, row, lane.hidden.row(token), weights_.final_norm);
       },
       [&](Lane& lane, int worker, int workers) {

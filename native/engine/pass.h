@@ -26,7 +26,8 @@ struct Screening {
 };
 
 // Runs one step: five phases a block, each split between the workers once and ended by one
-// barrier. Everything is borrowed from the decoder.
+// barrier. A block without groups skips the three of attention, one without neurons the two of the
+// MLP. Everything is borrowed from the decoder.
 class ForwardPass {
  public:
   ForwardPass(const DecoderConfig& config, const DecoderWeights& weights,
@@ -75,6 +76,9 @@ class ForwardPass {
   void make_logits();
   void choose_tokens();
 
+  // Brings the residual stream of `token` up to date: its embedding before the first half block,
+  // then what the last one put out.
+  void continue_stream(Lane& lane, int row, int token) const;
   void embed(Lane& lane, int token) const;
   void add_output(Lane& lane, int row, int token, const std::vector<float>& post_norm) const;
   void normalize(Lane& lane, int row, const float* hidden, const std::vector<float>& norm) const;
@@ -119,6 +123,8 @@ class ForwardPass {
   const int num_tokens_;
   const bool own_lanes_;          // each worker computes all rows in a lane of its own
   std::vector<int> most_chunks_;  // of any tile, for each kind of window
+  // The norm of the half block whose output waits to be added; nullptr before the first one.
+  const std::vector<float>* pending_norm_ = nullptr;
 };
 
 }  // namespace pliant

@@ -50,7 +50,7 @@ void ForwardPass::choose_tokens() {
       count,
       [&](Lane& lane, int row) {
         const int token = wanted[size_t(row)];
-        add_output(lane, row, token, weights_.blocks.back().mlp_post_norm);
+        continue_stream(lane, row, token);
         normalize(lane, row, lane.hidden.row(token), weights_.final_norm);
       },
       [&](Lane& lane, int worker, int workers) {

@@ -8,6 +8,14 @@
 
 namespace pliant {
 
+void ForwardPass::continue_stream(Lane& lane, int row, int token) const {
+  if (pending_norm_ == nullptr) {
+    embed(lane, token);
+  } else {
+    add_output(lane, row, token, *pending_norm_);
+  }
+}
+
 void ForwardPass::embed(Lane& lane, int token) const {
   float* hidden = lane.hidden.row(token);
   kernels_.decode_row(weights_.embedding, step_.tokens()[size_t(token)].token, hidden);

@@ -113,7 +113,7 @@ void Step::add_tokens(const Part& part) {
     if (index >= sequence.size() - sequence.num_logits)
       logit_tokens_.push_back(int(tokens_.size()));
     tokens_.push_back({&cache, sequence.tokens[size_t(index)], position, entry});
-    cache.set_position(entry, position);
+    cache.set_token(entry, sequence.tokens[size_t(index)], position);
   }
 }
 

@@ -51,28 +51,38 @@ void check_linear(const std::string& name, const Linear& linear, int rows, int c
   check_vector(name + ".bias", linear.bias, rows, true);
 }
 
-void check_block(const DecoderConfig& config, const BlockWeights& block) {
-  const std::string name = "blocks." + std::to_string(block.block) + ".";
+void check_attention(const DecoderConfig& config, const BlockWeights& block,
+                     const std::string& name) {
   const int hidden = config.hidden_size;
-  if (block.groups < 1 || block.neurons < 1)
-    throw UsageError(name + " keeps no group or no neuron; keep at least one of each.");
-  if (block.rotation < -1 || block.rotation >= int(config.rotations.size()) || block.window < 0)
-    throw UsageError(name + " names a rotation or window that is not there.");
   const int query_rows = block.groups * config.group_size();
   const int key_rows = block.groups * config.head_dim;
   check_linear(name + "q", block.q, query_rows, hidden);
   check_linear(name + "k", block.k, key_rows, hidden);
   check_linear(name + "v", block.v, key_rows, hidden);
   check_linear(name + "o", block.o, hidden, query_rows);
+  check_vector(name + "attention_norm", block.attention_norm, hidden, false);
+  check_vector(name + "attention_post_norm", block.attention_post_norm, hidden, true);
+  check_vector(name + "q_norm", block.q_norm, config.head_dim, true);
+  check_vector(name + "k_norm", block.k_norm, config.head_dim, true);
+}
+
+void check_mlp(const DecoderConfig& config, const BlockWeights& block, const std::string& name) {
+  const int hidden = config.hidden_size;
   check_linear(name + "gate", block.gate, block.neurons, hidden);
   check_linear(name + "up", block.up, block.neurons, hidden);
   check_linear(name + "down", block.down, hidden, block.neurons);
-  check_vector(name + "attention_norm", block.attention_norm, hidden, false);
   check_vector(name + "mlp_norm", block.mlp_norm, hidden, false);
-  check_vector(name + "attention_post_norm", block.attention_post_norm, hidden, true);
   check_vector(name + "mlp_post_norm", block.mlp_post_norm, hidden, true);
-  check_vector(name + "q_norm", block.q_norm, config.head_dim, true);
-  check_vector(name + "k_norm", block.k_norm, config.head_dim, true);
+}
+
+void check_block(const DecoderConfig& config, const BlockWeights& block) {
+  const std::string name = "blocks." + std::to_string(block.block) + ".";
+  if (block.groups < 0 || block.neurons < 0 || block.groups + block.neurons == 0)
+    throw UsageError(name + " keeps neither a group nor a neuron; drop the block instead.");
+  if (block.rotation < -1 || block.rotation >= int(config.rotations.size()) || block.window < 0)
+    throw UsageError(name + " names a rotation or window that is not there.");
+  if (block.groups > 0) check_attention(config, block, name);
+  if (block.neurons > 0) check_mlp(config, block, name);
 }
 
 }  // namespace
@@ -88,7 +98,7 @@ std::vector<ByteRange> DecoderWeights::ranges() const {
   }
   for (const BlockWeights& block : blocks)
     for (const Linear* linear : block.linears())
-      add_ranges(linear->matrix, linear->matrix.num_planes, ranges);
+      if (linear->matrix.rows > 0) add_ranges(linear->matrix, linear->matrix.num_planes, ranges);
   return ranges;
 }
 

@@ -54,16 +54,18 @@ struct Linear {
   const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
 };
 
-// One kept block. The norms that an architecture lacks are empty.
+// One kept block: attention, MLP or both; the other half has 0 groups or neurons and no weights.
+// The norms that an architecture lacks are empty.
 struct BlockWeights {
   int block = 0;      // its index in the dense model, for messages
-  int groups = 0;     // KV groups kept
-  int neurons = 0;    // neurons kept
+  int groups = 0;     // KV groups kept; 0: no attention
+  int neurons = 0;    // neurons kept; 0: no MLP
   int rotation = -1;  // index into DecoderConfig::rotations; -1 rotates nothing
   int window = 0;     // tokens visible, the token itself included; 0 shows all
   Linear q, k, v, o, gate, up, down;
   std::vector<float> attention_norm, attention_post_norm, q_norm, k_norm, mlp_norm, mlp_post_norm;
 
+  // Those of both halves; of a half that is not kept they are empty matrices.
   std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
   std::array<const std::vector<float>*, 6> norms() const {
     return {&attention_norm, &attention_post_norm, &q_norm, &k_norm, &mlp_norm, &mlp_post_norm};

@@ -13,7 +13,8 @@ size_t kernel_scratch(const Kernels& kernels, const DecoderWeights& weights, int
     most = std::max(most, kernels.planes_int8_scratch(weights.head, count));
     for (const BlockWeights& block : weights.blocks)
       for (const Linear* linear : block.linears())
-        most = std::max(most, kernels.planes_int8_scratch(linear->matrix, count));
+        if (linear->matrix.rows > 0)
+          most = std::max(most, kernels.planes_int8_scratch(linear->matrix, count));
   }
   return most;
 }

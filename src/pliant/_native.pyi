@@ -118,11 +118,15 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes reserved for `capacity` tokens: keys, values, positions and log-weights."""
+        """Bytes reserved for `capacity` tokens: keys, values, tokens, positions, log-weights."""
 
     @property
     def positions(self) -> NDArray[np.int32]:
         """Original position of each token, a copy, `[length]`."""
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """The tokens, a copy, `[length]`."""
 
     @property
     def log_weights(self) -> NDArray[np.float32]:
@@ -184,6 +188,13 @@ class Decoder:
 
     def memory(self) -> dict[str, int]:
         """Bytes mapped, of them in memory, of vectors, of live caches, of scratch."""
+
+    def switch_to(self, other: Decoder, rebuild: bool) -> tuple[int, int]:
+        """Change places with `other`, taking all live caches along: their number and tokens.
+
+        Caches keep their entries, or with `rebuild` their tokens run through `other`. On any error
+        nothing has changed.
+        """
 
     def close(self) -> None:
         """Let go of threads and scratch."""

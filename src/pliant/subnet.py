@@ -77,12 +77,15 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield from self.block_matrices(place, block)
 
     def block_matrices(self, place: int, block: int) -> Iterator[MatrixCut]:
-        """The seven matrices of the kept block number `place`, which is block `block`."""
-        groups, neurons = self.shape.groups[place], self.shape.neurons[place]
+        """The matrices of the kept block number `place`, which is block `block`: seven, or those
+        of the half that is kept.
+        """
+        tensors = self.spec.block_tensors(self.shape.groups[place], self.shape.neurons[place])
         bits: BlockBits = self.bits.blocks[place]
         for matrix in BLOCK_MATRICES:
-            rows, columns = self.spec.matrix_shape(matrix, groups, neurons)
-            yield MatrixCut(f"blocks.{block}.{matrix}", rows, columns, getattr(bits, matrix))
+            if matrix in tensors:
+                rows, columns = tensors[matrix]
+                yield MatrixCut(f"blocks.{block}.{matrix}", rows, columns, getattr(bits, matrix))
 
     @property
     def num_parameters(self) -> int:
@@ -109,18 +112,15 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 2 * sum(self.shape.groups) * row_bytes * tokens
 
     def _num_vector_entries(self) -> int:
-        spec = self.spec
-        entries = spec.hidden_size
+        entries = self.spec.hidden_size
         for groups, neurons in zip(self.shape.groups, self.shape.neurons, strict=True):
-            entries += (4 if spec.post_norms else 2) * spec.hidden_size
-            entries += 2 * spec.head_dim if spec.qk_norm else 0
-            for matrix in BLOCK_MATRICES:
-                if spec.has_bias(matrix):
-                    entries += spec.matrix_shape(matrix, groups, neurons)[0]
+            shapes = self.spec.block_tensors(groups, neurons).values()
+            entries += sum(shape[0] for shape in shapes if len(shape) == 1)
         return entries
 
 
-_ADDRESS = re.compile(r"(?:d(?P<depth>\d+))?(?:-?w(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
+_ADDRESS = re.compile(r"(?:d(?P<depth>\d+)|h(?P<halves>\d+))?"
+                      r"(?:-?(?P<policy>[wg])(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
                       r"(?:-?e(?P<vocabulary>\d+))?")  # fmt: skip
 
 
@@ -128,13 +128,17 @@ class CutAddress(msgspec.Struct, frozen=True):
     """`d8-w0.75-b3-e4`: blocks kept, width ratio, planes, planes of embedding and head.
 
     Parts left out mean all blocks, full width, all stored planes, and the default vocabulary
-    planes of `BitPlan.uniform`.
+    planes of `BitPlan.uniform`. In finer units: `h13` keeps 13 halves of blocks (attentions and
+    MLPs) in place of whole ones, `g0.75` a share of all weights of the blocks, spread over them by
+    importance, in place of the same share of each.
     """
 
     depth: int | None = None
     width: float = 1.0
     planes: int | None = None
     vocabulary_planes: int | None = None
+    halves: int | None = None
+    is_ranked: bool = False
 
     @classmethod
     def parse(cls, text: str) -> CutAddress:
@@ -143,7 +147,8 @@ class CutAddress(msgspec.Struct, frozen=True):
         if match is None:
             raise UsageError(
                 f"{text!r} is not a subnet address; write it like d8-w0.75-b3, "
-                "where d is blocks kept, w the width ratio, b the planes, and any may be left out."
+                "where d is blocks kept, w the width ratio, b the planes, and any may be left out; "
+                "h15 counts halves of blocks, g0.75 ranks widths across blocks."
             )
         part = match.groupdict()
         return cls(
@@ -151,11 +156,14 @@ class CutAddress(msgspec.Struct, frozen=True):
             width=float(part["width"]) if part["width"] else 1.0,
             planes=int(part["planes"]) if part["planes"] else None,
             vocabulary_planes=int(part["vocabulary"]) if part["vocabulary"] else None,
+            halves=int(part["halves"]) if part["halves"] else None,
+            is_ranked=part["policy"] == "g",
         )
 
     def __str__(self) -> str:
         parts = [f"d{self.depth}"] if self.depth is not None else []
-        parts += [f"w{self.width:g}"] if self.width != 1 else []
+        parts += [f"h{self.halves}"] if self.halves is not None else []
+        parts += [f"{'g' if self.is_ranked else 'w'}{self.width:g}"] if self.width != 1 else []
         parts += [f"b{self.planes}"] if self.planes is not None else []
         parts += [f"e{self.vocabulary_planes}"] if self.vocabulary_planes is not None else []
         return "-".join(parts)

@@ -232,6 +232,20 @@ def test_chat_answers_every_line(
     assert answers[1]["prompt_tokens"] > answers[0]["prompt_tokens"]
 
 
+def test_chat_switches_its_cut(
+    pliant: Run, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line `/switch` is no message; a cut that is none leaves the talk as it was."""
+    lines = "Hello\n/switch b2\nHello again\n/switch b99\n/switch\nBye\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    ran = pliant("chat", pristine, "--max-tokens", 3, "--threads", 1, "--json")
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 3
+    assert "switched to b2" in ran.err
+    assert "The talk goes on with the cut it had" in ran.err
+    assert "switched to the full model" in ran.err
+
+
 def test_verify_accepts_what_was_built(pliant: Run, pristine: Path) -> None:
     data = pliant("verify", pristine, "--json").data
     assert data["verified"]

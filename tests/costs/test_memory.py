@@ -31,22 +31,22 @@ def test_weights_and_cache_are_the_counts_of_the_subnet() -> None:
     cost = subnet_memory(subnet, WorkingSet(context=64, sequences=2))
     assert cost.weight_bytes == subnet.weight_bytes
     # keys and values of 2 groups x 12 in float16, 3 blocks, 64 tokens, 2 sequences
-    # and 8 bytes of position and log-weight per entry
-    assert cost.cache_bytes == 2 * 64 * (2 * 2 * 12 * 2 * 3 + 8)
+    # and 12 bytes of token, position and log-weight per entry
+    assert cost.cache_bytes == 2 * 64 * (2 * 2 * 12 * 2 * 3 + 12)
     assert cost.total_bytes == cost.weight_bytes + cost.cache_bytes + cost.scratch_bytes
 
 
 def test_float32_caches_are_twice_as_large() -> None:
     half = subnet_memory(cut(3, 1.0, 4), WorkingSet(context=64))
     full = subnet_memory(cut(3, 1.0, 4), WorkingSet(context=64, cache_value_bytes=4))
-    assert full.cache_bytes - 64 * 8 == 2 * (half.cache_bytes - 64 * 8)
+    assert full.cache_bytes - 64 * 12 == 2 * (half.cache_bytes - 64 * 12)
 
 
 def test_int8_caches_have_scales_beside_them() -> None:
     subnet = cut(3, 1.0, 4)
     cost = subnet_memory(subnet, WorkingSet(context=64, cache_value_bytes=1))
     # keys and values of 2 groups: 12 codes and a scale, 3 blocks
-    assert cost.cache_bytes == 64 * (2 * 2 * (12 + 4) * 3 + 8)
+    assert cost.cache_bytes == 64 * (2 * 2 * (12 + 4) * 3 + 12)
     traffic = decode_traffic(subnet, context=10, cache_value_bytes=1)
     assert traffic.cache_bytes == subnet.cache_bytes(11, 1)
 

@@ -81,6 +81,11 @@ def shapes(blocks: tuple[int, ...]) -> list[SubnetShape]:
         SubnetShape(blocks, (3,) * count, (22,) * count),
         SubnetShape(blocks, (1,) * count, (1,) * count),
         *mixed,
+        SubnetShape(  # the attention of one block, the MLP of the next
+            blocks,
+            tuple(0 if place % 2 else 2 for place in range(count)),
+            tuple(22 if place % 2 else 0 for place in range(count)),
+        ),
     ]
 
 

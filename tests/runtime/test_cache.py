@@ -22,14 +22,14 @@ def test_bytes_are_those_of_the_subnet_and_its_bookkeeping(make_engine: EngineMa
     for cache_type, value_bytes in CACHE_VALUE_BYTES.items():
         engine = make_engine({"cache_type": cache_type})
         cache = engine.new_cache(100)
-        assert cache.num_bytes == engine.subnet.cache_bytes(100, value_bytes) + 100 * (4 + 4)
+        assert cache.num_bytes == engine.subnet.cache_bytes(100, value_bytes) + 100 * (4 + 4 + 4)
         assert (cache.length, cache.capacity) == (0, 100)
         assert engine.memory()["cache"] == cache.num_bytes
 
 
 def test_int8_caches_have_a_scale_for_each_key_and_value(make_engine: EngineMaker) -> None:
     """Two blocks of three groups of 12: codes, scales, position and log-weight."""
-    assert make_engine({"cache_type": "int8"}).new_cache(1).num_bytes == 2 * 6 * (12 + 4) + 8
+    assert make_engine({"cache_type": "int8"}).new_cache(1).num_bytes == 2 * 6 * (12 + 4) + 12
 
 
 @pytest.mark.parametrize("capacity", [0, -3, 601, 2**40])

@@ -139,6 +139,9 @@ CUTS = {
     "one group": SubnetShape((0, 1, 2), (1, 1, 1), (100, 100, 100)),
     "width": SubnetShape((0, 1, 2), (2, 2, 2), (64, 64, 64)),
     "depth and widths": SubnetShape((1, 2), (1, 2), (70, 1)),
+    "halves": SubnetShape((0, 1, 2), (0, 2, 3), (64, 100, 0)),
+    "attention alone": SubnetShape((0, 2), (3, 1), (0, 0)),
+    "mlps alone": SubnetShape((1, 2), (0, 0), (100, 37)),
 }
 
 

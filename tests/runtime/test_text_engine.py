@@ -130,3 +130,33 @@ def test_unknown_options_are_named(engine: TextEngine) -> None:
         engine.generate("Once", temprature=1.0)
     with pytest.raises(GenerationError, match="top_p is 2"):
         engine.generate("Once", top_p=2)
+
+
+class TestSwitching:
+    def test_a_stream_goes_on_as_another_cut(self, opened: Pliant) -> None:
+        """Pieces after an exact switch are those that the other cut writes behind the same text."""
+        engine = opened.engine("d2-b3", threads=1)
+        stream = engine.stream("Once", max_tokens=12)
+        first = [next(stream).token for _ in range(5)]
+        made = engine.switch("b8", entries="exact")
+        assert (made.caches, made.outcome) == (1, "rebuilt")
+        rest = [piece.token for piece in stream]
+        prompt = [*opened.tokenizer.encode("Once"), *first]
+        expected = opened.engine("b8", threads=1).generate(prompt, max_tokens=7)
+        assert rest == list(expected.tokens)
+        assert engine.subnet == opened.subnet("b8")
+
+    def test_unknown_cuts_change_nothing(self, opened: Pliant) -> None:
+        engine = opened.engine("b4", threads=1)
+        before = engine.generate("Once", max_tokens=5).tokens
+        for address in ("no-such-cut", "b9", "d99"):
+            with pytest.raises(UsageError):
+                engine.switch(address)
+        assert engine.generate("Once", max_tokens=5).tokens == before
+        assert engine.subnet == opened.subnet("b4")
+
+    def test_an_engine_without_an_artifact_takes_subnets(self, opened: Pliant) -> None:
+        engine = TextEngine(opened.engine("b4", threads=1).engine, opened.tokenizer)
+        with pytest.raises(UsageError, match="give it a subnet"):
+            engine.switch("b2")
+        assert engine.switch(opened.subnet("b2")).after == engine.subnet

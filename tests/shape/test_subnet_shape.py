@@ -66,7 +66,9 @@ def test_widths_outside_the_ratio_are_refused(width: float) -> None:
         {"blocks": (0, 0), "groups": (1, 1), "neurons": (64, 64)},
         {"blocks": (-1,), "groups": (1,), "neurons": (64,)},
         {"blocks": (0,), "groups": (1, 1), "neurons": (64,)},
-        {"blocks": (0,), "groups": (0,), "neurons": (64,)},
+        {"blocks": (0,), "groups": (0,), "neurons": (0,)},
+        {"blocks": (0, 1), "groups": (1, 0), "neurons": (64, 0)},
+        {"blocks": (0,), "groups": (-1,), "neurons": (64,)},
     ],
 )
 def test_impossible_shapes_are_refused(fields: dict[str, tuple[int, ...]]) -> None:
@@ -92,3 +94,11 @@ def test_a_shape_is_a_hashable_value_and_survives_json() -> None:
     assert again == shape
     assert len({again, shape}) == 1
     assert not shape.is_uniform
+
+
+def test_halves_of_blocks_are_kept_by_themselves() -> None:
+    shape = SubnetShape((0, 2, 3), (3, 0, 3), (172, 172, 0))
+    assert (shape.num_halves, shape.has_whole_blocks, shape.is_uniform) == (4, False, False)
+    attention_only = SubnetShape((0, 1), (3, 3), (0, 0))
+    assert not attention_only.is_uniform
+    assert SubnetShape((0, 1), (3, 3), (64, 64)).has_whole_blocks

@@ -15,7 +15,7 @@ from pliant.bits import GROUP_COLUMNS, MAX_PLANES, codecs
 from pliant.errors import ArtifactError, PliantError, UnsupportedError
 from pliant.receipt import Receipt
 from pliant.sensitivities import Sensitivities
-from pliant.shape import DepthPath, WidthOrders
+from pliant.shape import DepthPath, WidthOrders, WidthRanking
 from pliant.spec import ModelSpec
 
 MANIFEST_FILE = "pliant.json"
@@ -77,7 +77,9 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `orders` are the permutations already baked into the stored weights, for provenance (None: as
     in the checkpoint). `depth_paths` holds one path per method, `default_depth_method` names the
-    one that addresses such as `d8` mean. `tokenizer_files` are names of files of the artifact.
+    one that addresses such as `d8` mean. `half_path` chooses among halves of blocks, as
+    `pliant.shape.finer` numbers them, and is what `h13` means; `width_ranking` is what `g0.75`
+    means. `tokenizer_files` are names of files of the artifact.
     """
 
     source: SourceRecord
@@ -86,6 +88,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     calibration: CalibrationRecord | None = None
     depth_paths: dict[str, DepthPath] = {}
     default_depth_method: str | None = None
+    half_path: DepthPath | None = None
+    width_ranking: WidthRanking | None = None
     sensitivities: Sensitivities | None = None
     receipts: tuple[Receipt, ...] = ()
     tokenizer_files: tuple[str, ...] = ()
@@ -219,11 +223,25 @@ def _check_shapes(manifest: Manifest) -> None:
     if default is not None and default not in manifest.depth_paths:
         raise ArtifactError(f"The default depth method {default[:40]!r} has no depth path.")
     for method, path in manifest.depth_paths.items():
-        for choice in path.choices:
-            blocks = choice.blocks
-            ascending = bool(blocks) and list(blocks) == sorted(set(blocks))
-            if not ascending or blocks[0] < 0 or blocks[-1] >= spec.num_blocks:
-                raise ArtifactError(
-                    f"The depth path {method[:40]!r} keeps {list(blocks)[:20]}, which are not "
-                    f"ascending blocks of {spec.num_blocks}."
-                )
+        _check_path(path, f"depth path {method[:40]!r}", spec.num_blocks, "blocks")
+    if manifest.half_path is not None:
+        _check_path(manifest.half_path, "path of halves", 2 * spec.num_blocks, "halves")
+    if manifest.width_ranking is not None:
+        manifest.width_ranking.check(spec)
+        if manifest.width_ranking.alignment != manifest.alignment.neurons:
+            raise ArtifactError(
+                f"Widths are ranked {manifest.width_ranking.alignment} neurons at a time and cut "
+                f"in units of {manifest.alignment.neurons}."
+            )
+
+
+def _check_path(path: DepthPath, name: str, num_units: int, units: str) -> None:
+    """Every choice names units that exist, ascending."""
+    for choice in path.choices:
+        kept = choice.blocks
+        ascending = bool(kept) and list(kept) == sorted(set(kept))
+        if not ascending or kept[0] < 0 or kept[-1] >= num_units:
+            raise ArtifactError(
+                f"The {name} keeps {list(kept)[:20]}, which are not ascending {units} of "
+                f"{num_units}."
+            )

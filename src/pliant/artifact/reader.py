@@ -29,11 +29,12 @@ from pliant.artifact.tensors import (
 )
 from pliant.bits import BitPlan
 from pliant.errors import ArtifactError, PliantError, UsageError
-from pliant.shape import SubnetShape
+from pliant.shape import Keep, SubnetShape, shape_of_halves
 from pliant.spec import ModelSpec
 from pliant.subnet import CutAddress, Subnet
 
 SUBNETS_FOLDER = "subnets"
+STUDIES_FOLDER = "studies"
 #: Tokenizers of 250 000 tokens are some 30 MB of JSON.
 MAX_SMALL_FILE_BYTES = 256 * 1024 * 1024
 _MAX_SUBNET_BYTES = 16 * 1024 * 1024
@@ -163,15 +164,8 @@ class Artifact:
     def _cut(self, address: CutAddress) -> Subnet:
         """The subnet of an address."""
         spec, stored = self.spec, self.num_planes
-        depths = self.depth_path()
-        depth = spec.num_blocks if address.depth is None else address.depth
-        if depth not in depths:
-            raise UsageError(
-                f"{self.path} cannot be cut to {depth} blocks; "
-                f"it knows which to keep for {', '.join(map(str, sorted(depths)))}."
-            )
-        alignment = self.manifest.alignment.neurons
-        shape = SubnetShape.uniform(spec, depths[depth], address.width, alignment)
+        shape = self._shape(address)
+        depth = len(shape.blocks)
         planes = stored if address.planes is None else address.planes
         plan = BitPlan.uniform(depth, planes, address.vocabulary_planes)
         if address.vocabulary_planes is None and plan.embedding > stored >= planes:
@@ -180,6 +174,35 @@ class Artifact:
         subnet = Subnet(spec, shape, plan)
         self.check(subnet)
         return subnet
+
+    def _shape(self, address: CutAddress) -> SubnetShape:
+        """The shape of an address: blocks or halves of a path, one width or the ranked ones."""
+        spec, alignment = self.spec, self.manifest.alignment.neurons
+        width = 1.0 if address.is_ranked else address.width
+        if address.halves is not None:
+            path = self.manifest.half_path
+            halves = self._choice({} if path is None else path.blocks, address.halves, "halves")
+            shape = shape_of_halves(spec, halves, width, alignment)
+        else:
+            depth = spec.num_blocks if address.depth is None else address.depth
+            blocks = self._choice(self.depth_path(), depth, "blocks")
+            shape = SubnetShape.uniform(spec, blocks, width, alignment)
+        if not address.is_ranked:
+            return shape
+        if self.manifest.width_ranking is None:
+            raise UsageError(
+                f"{self.path} has no ranking of widths across blocks; build it with --finer, or "
+                f"cut all blocks alike: w{address.width:g}."
+            )
+        return self.manifest.width_ranking.shape(spec, shape, address.width)
+
+    def _choice(self, choices: Mapping[int, tuple[int, ...]], count: int, units: str) -> Keep:
+        if count not in choices:
+            known = ", ".join(map(str, sorted(choices))) or "none; build it with --finer"
+            raise UsageError(
+                f"{self.path} cannot be cut to {count} {units}; it knows which to keep for {known}."
+            )
+        return choices[count]
 
     def check(self, subnet: Subnet) -> None:
         """Raise `UsageError` where `subnet` cannot be cut from this artifact."""
@@ -222,6 +245,18 @@ class Artifact:
             )
         path = self.path / SUBNETS_FOLDER / f"{name}.json"
         write_atomically(path, subnet.to_json())
+        return path
+
+    def read_study(self, name: str) -> bytes | None:
+        """What `save_study` stored under a name, unchecked; None where nothing is."""
+        if not (self.path / STUDIES_FOLDER / f"{name}.json").exists():
+            return None
+        return read_inside(self.path, f"{STUDIES_FOLDER}/{name}.json", _MAX_SUBNET_BYTES)
+
+    def save_study(self, name: str, content: bytes) -> Path:
+        """Store measurements of a search beside the weights; replaces those of that name."""
+        path = self.path / STUDIES_FOLDER / f"{name}.json"
+        write_atomically(path, content)
         return path
 
     def amend(self, findings: Findings, files: Mapping[str, bytes] | None = None) -> Artifact:

@@ -1,10 +1,16 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
-from pliant.calibrate.depth import CACHE_BYTES, DepthEvaluator, find_depth_paths, remeasured_paths
+from pliant.calibrate.depth import (
+    CACHE_BYTES,
+    DepthEvaluator,
+    find_depth_paths,
+    find_half_path,
+    remeasured_paths,
+)
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss, run_blocks
 from pliant.calibrate.matrix_sensitivity import matrix_sensitivities, output_errors
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
-from pliant.calibrate.orders import block_order, find_width_orders
+from pliant.calibrate.orders import block_order, find_width_orders, find_width_ranking
 from pliant.calibrate.reconstruction import (
     BlockError,
     BlockReconstruction,
@@ -39,7 +45,9 @@ __all__ = [
     "check_enough",
     "decode_matrix",
     "find_depth_paths",
+    "find_half_path",
     "find_width_orders",
+    "find_width_ranking",
     "gradient_statistics",
     "matrix_sensitivities",
     "mean_loss",

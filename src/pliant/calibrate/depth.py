@@ -14,6 +14,7 @@ import torch
 
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, embed, final_loss, run_block
 from pliant.calibrate.statistics import stream_statistics
+from pliant.errors import UsageError
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.shape import (
@@ -39,7 +40,8 @@ class DepthEvaluator:
     programme the dense blocks before the candidate) are kept for later rounds, the latest first,
     within `cache_bytes`. Losses are bit for bit those of running each keep-vector alone.
 
-    `num_block_passes` counts the blocks run so far, each over all sequences.
+    With `halves` the keep-vectors are of halves of blocks, as `pliant.shape.finer` numbers them.
+    `num_block_passes` counts the blocks or halves run so far, each over all sequences.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class DepthEvaluator:
         tokens_BT: torch.Tensor,
         batch_size: int = BATCH_SIZE,
         cache_bytes: int = CACHE_BYTES,
+        halves: bool = False,
     ) -> None:
         self.num_block_passes = 0
+        self._halves = halves
         self._supernet = supernet
         self._tokens_BT = calibration_tokens(supernet, tokens_BT)
         self._batch_size = batch_size
@@ -93,9 +97,13 @@ class DepthEvaluator:
             hidden_BTD = self._run(largest, hidden_BTD)
             length += 1
 
-    def _run(self, block: int, hidden_BTD: torch.Tensor) -> torch.Tensor:
+    def _run(self, unit: int, hidden_BTD: torch.Tensor) -> torch.Tensor:
         self.num_block_passes += 1
-        return run_block(self._supernet, block, hidden_BTD, self._batch_size)
+        if not self._halves:
+            return run_block(self._supernet, unit, hidden_BTD, self._batch_size)
+        spec = self._supernet.spec
+        widths = (0, spec.ffn_size) if unit % 2 else (spec.num_groups, 0)
+        return run_block(self._supernet, unit // 2, hidden_BTD, self._batch_size, widths)
 
 
 def find_depth_paths(
@@ -139,6 +147,41 @@ def find_depth_paths(
     paths: dict[str, DepthPath] = {method: search(method) for method in methods}
     progress("depth", total, total)
     return paths
+
+
+def find_half_path(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    method: DepthMethod,
+    min_blocks: int,
+    *,
+    protect_first: int = 0,
+    protect_last: int = 1,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    cache_bytes: int = CACHE_BYTES,
+    progress: Progress = silent,
+) -> DepthPath:
+    """The path over halves of blocks that one method chooses, down to 2 x `min_blocks` of them.
+
+    Its choices name halves, 2 b for the attention of block b and 2 b + 1 for its MLP; both halves
+    of the first `protect_first` and last `protect_last` blocks always stay. Methods are those of
+    `depth_path` but influence, which is one of whole blocks (`UsageError`).
+    """
+    if method == "influence":
+        raise UsageError("Influence is one of whole blocks; search halves by another method.")
+    evaluator = DepthEvaluator(supernet, tokens_BT, batch_size, cache_bytes, halves=True)
+    num_halves = 2 * supernet.spec.num_blocks
+    candidates = max(num_halves - 2 * (protect_first + protect_last), 0)
+    removals = max(num_halves - 2 * min_blocks, 0)
+    total = 1 + num_evaluations(method, candidates, removals)
+    evaluate = _Reported(CachedEvaluation(evaluator), progress, total)
+    path = depth_path(
+        method, num_halves, 2 * min_blocks, evaluate,
+        protect_first=2 * protect_first, protect_last=2 * protect_last, seed=seed,
+    )  # fmt: skip
+    progress("depth", total, total)
+    return path
 
 
 def remeasured_paths(

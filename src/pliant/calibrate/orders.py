@@ -16,8 +16,10 @@ from pliant.shape import (
     ChannelStatistics,
     WidthMethod,
     WidthOrders,
+    WidthRanking,
     descending_order,
     group_scores,
+    rank_widths,
     width_scores,
 )
 from pliant.spec import ModelSpec
@@ -47,6 +49,34 @@ def find_width_orders(
         groups.append(order[0])
         neurons.append(order[1])
     return WidthOrders(tuple(groups), tuple(neurons))
+
+
+def find_width_ranking(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    method: WidthMethod = "flap",
+    alignment: int = 64,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = silent,
+) -> WidthRanking:
+    """One ranking of the groups and neurons of all blocks of a model that lies in order.
+
+    `supernet` has been permuted; scores and calibration windows are as in `find_width_orders`.
+    """
+    groups, neurons = [], []
+    for block, (attention, mlp) in enumerate(
+        _statistics(supernet, tokens_BT, method, batch_size, progress)
+    ):
+        o_OI, down_OI = (
+            supernet.weights[f"blocks.{block}.{matrix}"].detach().float().cpu().numpy()
+            for matrix in ("o", "down")
+        )
+        group_seed, neuron_seed = np.random.SeedSequence([seed, block]).generate_state(2)
+        channel_scores_I = width_scores(method, attention, o_OI, int(group_seed))
+        groups.append(group_scores(channel_scores_I, supernet.spec.num_groups))
+        neurons.append(width_scores(method, mlp, down_OI, int(neuron_seed)))
+    return rank_widths(groups, neurons, alignment)
 
 
 def block_order(

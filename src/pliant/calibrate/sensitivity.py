@@ -24,7 +24,7 @@ from pliant.calibrate.loss import (
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.sensitivities import Sensitivities
-from pliant.shape import CachedEvaluation, Keep, ShapeSpace, SubnetShape
+from pliant.shape import CachedEvaluation, Keep, ShapeSpace, SubnetShape, WidthRanking
 from pliant.spec import BLOCK_MATRICES
 
 #: Weights decoded at once: the reference decoder needs some 40 bytes for each.
@@ -45,6 +45,8 @@ def measure_sensitivities(
     vocabulary_planes: Sequence[int] | None = None,
     encoded: EncodedSource | None = None,
     known_depths: Mapping[Keep, float] | None = None,
+    half_losses: Mapping[int, float] | None = None,
+    ranking: WidthRanking | None = None,
     alignment: int = 64,
     batch_size: int = BATCH_SIZE,
     progress: Progress = silent,
@@ -54,7 +56,9 @@ def measure_sensitivities(
     `supernet` is the ordered model, `blocks_by_depth` the depths of its path; `known_depths` are
     losses of keep-vectors already measured on the same tokens. Widths default to those of
     `ShapeSpace`, plane counts to all that the codec makes. `encoded` gives each matrix as stored;
-    by default it is encoded here. Hidden states of all sequences are held once per plane count.
+    by default it is encoded here. `half_losses` are those of a path of halves, handed through, and
+    with a `ranking` the widths are measured once more, spread over the blocks by it. Hidden states
+    of all sequences are held once per plane count.
     """
     spec = supernet.spec
     everything = tuple(range(spec.num_blocks))
@@ -66,7 +70,7 @@ def measure_sensitivities(
     bench = _Bench(
         supernet, calibration_tokens(supernet, tokens_BT), codec,
         encoded or _encoder(supernet, codec), batch_size, progress,
-        total=1 + len(ratios) + spec.num_blocks + len(vocabulary_counts),
+        total=1 + len(ratios) * (2 if ranking else 1) + spec.num_blocks + len(vocabulary_counts),
     )  # fmt: skip
     dense_loss, depth_losses = bench.depth_losses(everything, blocks_by_depth, known_depths)
     return Sensitivities(
@@ -75,6 +79,8 @@ def measure_sensitivities(
         width=bench.width_losses(ratios, alignment),
         planes=bench.plane_losses(counts),
         vocabulary_planes=bench.vocabulary_losses(vocabulary_counts),
+        halves=dict(half_losses or {}),
+        ranked_width={} if ranking is None else bench.ranked_losses(ratios, ranking),
     )
 
 
@@ -119,6 +125,15 @@ class _Bench:
         spec, losses = self._supernet.spec, {}
         for ratio in ratios:
             shape = SubnetShape.uniform(spec, tuple(range(spec.num_blocks)), ratio, alignment)
+            losses[float(ratio)] = self._loss(self._supernet, shape)
+            self._step()
+        return losses
+
+    def ranked_losses(self, ratios: Sequence[float], ranking: WidthRanking) -> dict[float, float]:
+        """Loss of each width at full depth, spread over the blocks by a ranking."""
+        spec, losses = self._supernet.spec, {}
+        for ratio in ratios:
+            shape = ranking.shape(spec, SubnetShape.full(spec), ratio)
             losses[float(ratio)] = self._loss(self._supernet, shape)
             self._step()
         return losses

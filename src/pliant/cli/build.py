@@ -65,6 +65,16 @@ Planes = Annotated[
         "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
     ),
 ]
+Finer = Annotated[
+    str | None,
+    typer.Option(
+        "--finer",
+        envvar="PLIANT_FINER",
+        metavar="METHOD",
+        help="Offer cuts of half blocks too, chosen by greedy, single-drop or amoeba, and widths "
+        "ranked across blocks; only pliant runs these.",
+    ),
+]
 TuneSteps = Annotated[
     int,
     typer.Option(
@@ -118,6 +128,7 @@ def build(
     lora: Lora = None,
     planes: Planes = 8,
     rounding: RoundingOption = "feedback",
+    finer: Finer = None,
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
     max_ram: MaxRam = None,
@@ -136,7 +147,9 @@ def build(
     _check_free(output_path, force)
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
-    choices: dict[str, Any] = {"planes": planes, "rounding": rounding, "seed": seed}
+    choices: dict[str, Any] = {
+        "planes": planes, "rounding": rounding, "finer": finer, "seed": seed
+    }  # fmt: skip
     with _checkpoint_of(checkpoint, output_path, lora, output) as source:
         plan = _plan(source, output_path, choices, max_ram, tune_steps)
         if dry_run:

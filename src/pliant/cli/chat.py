@@ -22,6 +22,7 @@ from pliant.cli.options import (
     TopP,
 )
 from pliant.cli.output import Output
+from pliant.measurement import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from pliant.runtime import Generation
@@ -49,7 +50,10 @@ def chat(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Talk to a model: a line is a message, an empty line or the end of input ends the talk."""
+    """Talk to a model: a line is a message, an empty line or the end of input ends the talk.
+
+    The line `/switch d6-w0.75-b3` goes on as another cut of the same artifact.
+    """
     from pliant.runtime import SamplingOptions
 
     output = Output(as_json, quiet)
@@ -67,6 +71,9 @@ def chat(
         if engine.tokenizer.chat_template is None:
             output.note("This model has no chat template; it reads plain lines `User: ...`.")
         while said := _next_message(output):
+            if said.split()[0] == "/switch":
+                _switch(engine, said.removeprefix("/switch").strip(), output)
+                continue
             messages.append({"role": "user", "content": said})
             answer = _answer(engine, messages, options, output)
             messages.append({"role": "assistant", "content": answer.text})
@@ -77,6 +84,22 @@ def _next_message(output: Output) -> str:
     if sys.stdin.isatty() and not output.quiet:
         print("> ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
+
+
+def _switch(engine: TextEngine, address: str, output: Output) -> None:
+    """Go on as another cut; an address that is none is said, and the talk goes on as it was."""
+    from pliant.errors import PliantError
+
+    try:
+        made = engine.switch(address)
+    except PliantError as error:
+        output.note(f"{error} The talk goes on with the cut it had.")
+        return
+    output.note(
+        f"switched to {address or 'the full model'} in {format_seconds(made.seconds)}: "
+        f"{format_bytes(made.after.weight_bytes)} of weights, {format_bytes(made.read_bytes)} of "
+        "them not read before"
+    )
 
 
 def _answer(

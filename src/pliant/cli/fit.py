@@ -36,6 +36,16 @@ _TEXT_BYTES = 20_000
 #: Rows of the predicted frontier that are printed; --json has all of it.
 _FRONTIER_ROWS = 12
 
+Study = Annotated[
+    int,
+    typer.Option(
+        "--study",
+        envvar="PLIANT_STUDY",
+        metavar="N",
+        min=0,
+        help="Cuts measured once to learn predictions from; kept in the artifact. 0: none.",
+    ),
+]
 Verify = Annotated[
     int,
     typer.Option(
@@ -61,7 +71,7 @@ LeastSpeed = Annotated[
         "--tokens-per-second",
         envvar="PLIANT_TOKENS_PER_SECOND",
         metavar="X",
-        help="Least speed of decoding on the device.",
+        help="Least speed of decoding: measured here, or computed with --device.",
     ),
 ]
 FirstToken = Annotated[
@@ -90,6 +100,7 @@ def fit(
     text: Text = None,
     limit: Limit = None,
     verify: Verify = 3,
+    study: Study = 32,
     name: Name = None,
     device: OnDevice = None,
     speed: LeastSpeed = None,
@@ -102,11 +113,12 @@ def fit(
 ) -> None:
     """Find the subnet with the lowest measured loss within a memory budget.
 
-    Every depth, width and number of planes is predicted from the sensitivities in the artifact; the
-    best are measured with the engine, beside the dense shape at fewer bits, and the best of them
-    once more with mixed bits, each matrix as many planes as its sensitivity asks. Speed and energy
-    can be bounded on any device of `pliant devices`, calibrated on one that was probed. With --name
-    the chosen one is saved as X.pliant@NAME, with mixed bits always.
+    Some cuts spread over all are measured once; from them every depth, width and number of planes
+    is predicted, and the best are measured beside the dense shape at fewer bits, the best of them
+    once more with mixed bits, each matrix as many planes as its sensitivity asks. What was measured
+    is kept in the artifact, so later fits on the same text are instant. Speed is bounded as
+    measured here, or, with --device, like first tokens and energy, as computed for any device of
+    `pliant devices`. With --name the chosen one is saved as X.pliant@NAME, with mixed bits always.
     """
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
@@ -114,17 +126,22 @@ def fit(
     from pliant.search import Budget
 
     output = Output(as_json, quiet)
-    budget = Budget(memory_bytes=memory, max_loss_increase=max_loss)
-    limits = _limits(output, device, speed, first_token, joules)
+    measured_here = device is None and first_token is None and joules is None
+    budget = Budget(
+        memory_bytes=memory,
+        max_loss_increase=max_loss,
+        min_tokens_per_second=speed if measured_here else None,
+    )
+    limits = None if measured_here else _limits(output, device, speed, first_token, joules)
     with open_artifact(artifact) as model:
         if dry_run:
-            _emit_offer(output, offer(model, context, limits), budget, artifact)
+            _emit_offer(output, offer(model, context, budget, limits), budget, artifact)
             return
         documents, text_name = measured_documents(text, limit or _TEXT_BYTES)
         with output.progress() as progress:
             found = fit_artifact(
-                model, budget, documents, context=context, verify=verify, threads=threads,
-                limits=limits, progress=progress,
+                model, budget, documents, context=context, verify=verify, study=study,
+                threads=threads, limits=limits, progress=progress,
             )  # fmt: skip
         chosen = found.search.chosen.candidate
         if name is None and chosen.is_mixed:
@@ -132,6 +149,8 @@ def fit(
             name = f"mixed-{chosen.address}-{chosen.memory_bytes}"
         if name is not None:
             model.artifact.save_subnet(name, chosen.subnet)
+    if not found.saved:
+        output.note(f"{artifact} cannot be written; the next fit measures its cuts again.")
     _emit_fit(output, found, budget, artifact, name, text_name)
 
 
@@ -195,6 +214,8 @@ def _emit_fit(
         "context": offered.context,
         "text": text_name,
         "dense_bits_per_byte": found.dense_bits_per_byte,
+        "studied": found.studied,
+        "predictor_error": offered.predictor_error,
         "chosen": {**_fields(offered, chosen.candidate), **_measured(found, chosen.loss)},
         "verified": verified,
         "baseline": baseline
@@ -269,6 +290,8 @@ def _fields(offered: Offer, candidate: Candidate) -> dict[str, Any]:
         "scratch_bytes": cost.scratch_bytes,
         "predicted_increase": offered.predicted_increase(candidate),
         "mixed_bits": msgspec.to_builtins(candidate.subnet.bits) if candidate.is_mixed else None,
+        "predicted_tokens_per_second": candidate.seconds_per_token
+        and 1 / candidate.seconds_per_token,
     }
 
 

@@ -12,8 +12,8 @@ from pliant.errors import UsageError
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
-#: Original position (int32) and log-weight (float32) that every cache entry carries.
-_ENTRY_METADATA_BYTES = 8
+#: Token, original position (int32) and log-weight (float32) that every cache entry carries.
+_ENTRY_METADATA_BYTES = 12
 #: Float rows begin on a cache line of 16 floats.
 _ROW_FLOATS = 16
 

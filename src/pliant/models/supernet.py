@@ -128,14 +128,18 @@ class Supernet:
     ) -> torch.Tensor:
         """What block `index` of the dense model makes of a hidden state `[B, T, D]`.
 
-        Only its first `groups` KV groups and `neurons` neurons take part (default: all stored).
+        Only its first `groups` KV groups and `neurons` neurons take part (default: all stored);
+        0 of them leave out the attention or the MLP.
         `observe("q", x)`, then for "o", "gate" and "down", sees their inputs, `[B, T, I]`.
         """
         weights = self.block_weights(index, groups, neurons)
-        mixed_BTD = self._attention(index, weights, hidden_BTD, cache, observe)
-        hidden_BTD = hidden_BTD + self._post_norm(weights, "attention_post_norm", mixed_BTD)
-        mapped_BTD = self._mlp(weights, hidden_BTD, observe)
-        return hidden_BTD + self._post_norm(weights, "mlp_post_norm", mapped_BTD)
+        if "q" in weights:
+            mixed_BTD = self._attention(index, weights, hidden_BTD, cache, observe)
+            hidden_BTD = hidden_BTD + self._post_norm(weights, "attention_post_norm", mixed_BTD)
+        if "gate" in weights:
+            mapped_BTD = self._mlp(weights, hidden_BTD, observe)
+            hidden_BTD = hidden_BTD + self._post_norm(weights, "mlp_post_norm", mapped_BTD)
+        return hidden_BTD
 
     def logits(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """Logits `[B, T, V]`, float32, of the hidden state that left the last block.
@@ -154,7 +158,8 @@ class Supernet:
         """Tensors of one block by name within it, cut to prefixes: views of `weights`."""
         place = self.shape.blocks.index(index)
         shapes = self.spec.block_tensors(
-            groups or self.shape.groups[place], neurons or self.shape.neurons[place]
+            self.shape.groups[place] if groups is None else groups,
+            self.shape.neurons[place] if neurons is None else neurons,
         )
         return {
             name: self.weights[f"blocks.{index}.{name}"][tuple(map(slice, shape))]
@@ -236,9 +241,9 @@ class Supernet:
         spec = msgspec.structs.replace(
             self.spec,
             num_blocks=len(shape.blocks),
-            num_heads=max(shape.groups) * self.spec.heads_per_group,
-            num_groups=max(shape.groups),
-            ffn_size=max(shape.neurons),
+            num_heads=max(1, *shape.groups) * self.spec.heads_per_group,
+            num_groups=max(1, *shape.groups),
+            ffn_size=max(1, *shape.neurons),
             block_windows=tuple(self.spec.block_windows[block] for block in shape.blocks),
             block_ropes=tuple(self.spec.block_ropes[block] for block in shape.blocks),
         )

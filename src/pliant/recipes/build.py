@@ -32,7 +32,9 @@ from pliant.calibrate import (
     BlockError,
     check_enough,
     find_depth_paths,
+    find_half_path,
     find_width_orders,
+    find_width_ranking,
     matrix_sensitivities,
     measure_sensitivities,
     remeasured_paths,
@@ -63,6 +65,7 @@ from pliant.shape import (
     ShapeSpace,
     WidthMethod,
     WidthOrders,
+    WidthRanking,
     losses_from_json,
     losses_to_json,
 )
@@ -74,6 +77,9 @@ COMPANIONS = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
+#: Searches over halves of blocks; influence is one of whole blocks.
+HALF_METHODS = tuple(method for method in DEPTH_METHODS if method != "influence")
+
 Value = TypeVar("Value")
 
 
@@ -83,9 +89,11 @@ class BuildOptions:
 
     `rounding` is `feedback`, where the errors of weights make up for each other on the calibration
     text, `reconstruct`, where each block learns from there to give what the dense block gives, or
-    `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path
-    keeps (None: half of them). `windows` windows of `window_tokens` tokens each (at most the
-    context) find the orders and moments, as many others choose depths and measure sensitivities.
+    `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path keeps (None:
+    half of them). `finer` searches halves of blocks too, by that method, and ranks widths across
+    blocks: more cuts, which stock formats do not hold. `windows` windows of `window_tokens` tokens
+    each (at most the context) find the orders and moments, as many others choose depths and
+    measure sensitivities.
     """
 
     planes: int = 8
@@ -96,6 +104,7 @@ class BuildOptions:
     min_blocks: int | None = None
     protect_first: int = 0
     protect_last: int = 1
+    finer: DepthMethod | None = None
     windows: int = 64
     window_tokens: int = 256
     seed: int = 0
@@ -119,6 +128,10 @@ class BuildOptions:
             )
         if not self.depth_methods or not set(self.depth_methods) <= set(DEPTH_METHODS):
             raise UsageError(f"Depth methods {self.depth_methods}; choose among {DEPTH_METHODS}.")
+        if self.finer is not None and self.finer not in HALF_METHODS:
+            raise UsageError(
+                f"Halves cannot be searched by {self.finer!r}; choose among {HALF_METHODS}."
+            )
         if self.windows < 1 or self.window_tokens < 2:
             raise UsageError("Calibration needs one window of two tokens at least.")
 
@@ -190,6 +203,13 @@ def build(
     )
 
 
+class _Finer(msgspec.Struct, frozen=True):
+    """What is found for finer cuts; nothing where it is not asked for."""
+
+    half_path: DepthPath | None = None
+    width_ranking: WidthRanking | None = None
+
+
 @dataclass(frozen=True)
 class _Build:
     """One build: its inputs, and a method for each stage."""
@@ -209,6 +229,7 @@ class _Build:
         ordered = self._supernet(orders)
         paths = self._stage("paths.json", dict[str, DepthPath], lambda: self._find_paths(ordered))
         default = min(paths, key=lambda method: sum(paths[method].losses.values()))
+        finer = self._stage("finer.json", _Finer, lambda: self._find_finer(ordered))
         self._write_weights(ordered)
         companions = self._write_companions()
         findings = Findings(
@@ -219,6 +240,8 @@ class _Build:
             ),
             depth_paths=paths,
             default_depth_method=default,
+            half_path=finer.half_path,
+            width_ranking=finer.width_ranking,
             tokenizer_files=companions,
             orders=orders,
         )
@@ -226,7 +249,7 @@ class _Build:
         sensitivities = self._stage(
             "sensitivities.json",
             Sensitivities,
-            lambda: self._measure(ordered, paths[default], artifact),
+            lambda: self._measure(ordered, paths[default], finer, artifact),
         )
         receipts = self._stage(
             "receipts.json", tuple[Receipt, ...], lambda: self._receipts(ordered, artifact)
@@ -282,6 +305,23 @@ class _Build:
             progress=self.progress,
         )
 
+    def _find_finer(self, ordered: Supernet) -> _Finer:
+        """The path of halves and the ranking of widths, where they are asked for."""
+        options = self.options
+        if options.finer is None:
+            return _Finer()
+        fewest, first, last = options.depth_limits(ordered.spec.num_blocks)
+        path = find_half_path(
+            ordered, torch.from_numpy(self.tokens.choices_BT), options.finer, fewest,
+            protect_first=first, protect_last=last, seed=options.seed,
+            cache_bytes=self.memory.state_bytes, progress=self.progress,
+        )  # fmt: skip
+        ranking = find_width_ranking(
+            ordered, torch.from_numpy(self.tokens.orders_BT), options.width_method,
+            seed=options.seed, progress=self.progress,
+        )  # fmt: skip
+        return _Finer(half_path=path, width_ranking=ranking)
+
     def _write_weights(self, ordered: Supernet) -> None:
         """Encode every matrix that is not on disk yet, block by block."""
         codec = codecs[self.options.codec].with_planes(self.options.planes)
@@ -312,7 +352,9 @@ class _Build:
         stored = self.writer.load_stage("block_errors.json")
         return msgspec.json.decode(stored, type=dict[int, dict[int, float]]) if stored else {}
 
-    def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
+    def _measure(
+        self, ordered: Supernet, path: DepthPath, finer: _Finer, artifact: Artifact
+    ) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""
         codec = codecs[self.options.codec].with_planes(self.options.planes)
         choices_BT = torch.from_numpy(self.tokens.choices_BT)
@@ -328,6 +370,8 @@ class _Build:
             widths=ShapeSpace.of(ordered.spec, path.blocks).widths,
             encoded=encoded,
             known_depths={choice.blocks: choice.loss for choice in path.choices},
+            half_losses={} if finer.half_path is None else finer.half_path.losses,
+            ranking=finer.width_ranking,
             progress=self.progress,
         )
         matrices = matrix_sensitivities(ordered, choices_BT, codec, encoded, self.progress)

@@ -1,8 +1,9 @@
-"""Fit an artifact to a budget: predict every cut, measure the best few, choose."""
+"""Fit an artifact to a budget: learn from some cuts, predict all, measure the best, choose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -10,18 +11,23 @@ from pliant.costs import MemoryCost, WorkingSet, subnet_memory
 from pliant.errors import UnsupportedError
 from pliant.measurement import Progress, silent
 from pliant.recipes.device_limits import DeviceLimits
-from pliant.recipes.measure import text_loss
+from pliant.recipes.study import STUDIED, Bench
 from pliant.runtime.text_engine import Pliant
 from pliant.search import (
     Budget,
     Candidate,
+    LossPredictor,
     Search,
     SearchSpace,
+    SpeedPredictor,
+    axis_increases,
     candidates,
+    evolve,
     predicted_frontier,
     search,
     with_mixed_bits,
 )
+from pliant.search.evolution import Genome
 from pliant.sensitivities import Sensitivities
 from pliant.subnet import CutAddress, Subnet
 
@@ -29,15 +35,24 @@ from pliant.subnet import CutAddress, Subnet
 DEFAULT_CONTEXT = 128
 #: Candidates that are measured before one is chosen.
 VERIFIED = 3
+#: Cuts of a space up to which all are predicted; beyond it an evolution looks for good ones.
+MOST_ENUMERATED = 20_000
+#: Sizes, as shares of the full model's memory, at which evolutions make a frontier.
+EVOLVED_SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """Every cut that can be predicted, with its memory at `context` cached tokens."""
+    """Every cut that can be predicted, with its memory at `context` cached tokens.
+
+    `predictor_error` is the leave-one-out error of predictions learnt from measured cuts, in logs
+    of the loss; None where they are additive sensitivities.
+    """
 
     candidates: tuple[Candidate, ...]
     frontier: tuple[Candidate, ...]
     sensitivities: Sensitivities
     context: int
+    predictor_error: float | None = None
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
@@ -51,23 +66,59 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
         return candidate.predicted_loss / self.sensitivities.dense_loss - 1
 
+    def predicted_by(self, predictor: LossPredictor) -> Offer:
+        """The same cuts with losses as a predictor foretells them."""
+        ratios = predictor.predict([candidate.subnet for candidate in self.candidates])
+        dense = self.sensitivities.dense_loss
+        learnt = [
+            msgspec.structs.replace(candidate, predicted_loss=dense * float(ratio))
+            for candidate, ratio in zip(self.candidates, ratios, strict=True)
+        ]
+        return msgspec.structs.replace(
+            self,
+            candidates=tuple(learnt),
+            frontier=tuple(predicted_frontier(learnt)),
+            predictor_error=predictor.error,
+        )
+
+    def timed_by(self, predictor: SpeedPredictor) -> Offer:
+        """The same cuts with the seconds that decoding a token takes here."""
+        seconds = predictor.predict([candidate.subnet for candidate in self.candidates])
+        timed = [
+            msgspec.structs.replace(candidate, seconds_per_token=float(paced))
+            for candidate, paced in zip(self.candidates, seconds, strict=True)
+        ]
+        return msgspec.structs.replace(
+            self, candidates=tuple(timed), frontier=tuple(predicted_frontier(timed))
+        )
+
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """What `fit` found: losses in `search` are bits per byte of the text, by the engine.
 
-    `dense_bits_per_byte` is that of the full model at all planes.
+    `dense_bits_per_byte` is that of the full model at all planes. `studied` cuts have been measured
+    on this text, now or before; `saved` says whether the artifact keeps them.
     """
 
     offer: Offer
     search: Search
     dense_bits_per_byte: float
+    studied: int
+    saved: bool
 
 
-def offer(model: Pliant, context: int | None = None, limits: DeviceLimits | None = None) -> Offer:
+def offer(
+    model: Pliant,
+    context: int | None = None,
+    budget: Budget | None = None,
+    limits: DeviceLimits | None = None,
+) -> Offer:
     """Every depth x width x planes x vocabulary planes with a stored sensitivity.
 
-    With `limits` only those fast and frugal enough on a device. Raises `UnsupportedError` where
-    the artifact was built without sensitivities, `DoesNotFitError` where none keeps the limits.
+    Where they are more than `MOST_ENUMERATED`, those that an evolution finds within `budget`, or
+    within several of them where none is given. With `limits` only those fast and frugal enough on
+    a device. Raises `UnsupportedError` where the artifact was built without sensitivities,
+    `DoesNotFitError` where none keeps the limits.
     """
     manifest = model.artifact.manifest
     if manifest.sensitivities is None:
@@ -85,7 +136,15 @@ def offer(model: Pliant, context: int | None = None, limits: DeviceLimits | None
     def memory(subnet: Subnet) -> int:
         return subnet_memory(subnet, working).total_bytes
 
-    found = candidates(SearchSpace.measured(sensitivities), sensitivities, resolve, memory)
+    space = SearchSpace.measured(sensitivities)
+
+    def of(addresses: SearchSpace | Sequence[CutAddress]) -> list[Candidate]:
+        return candidates(addresses, sensitivities, resolve, memory)
+
+    if len(space) <= MOST_ENUMERATED:
+        found = of(space)
+    else:
+        found = _evolved(space, of, None if budget is None else budget.memory_bytes)
     if limits is not None:
         found = limits.kept(found, tokens)
     return Offer(
@@ -103,42 +162,86 @@ def fit(
     *,
     context: int | None = None,
     verify: int = VERIFIED,
+    study: int = STUDIED,
     threads: int | None = None,
     limits: DeviceLimits | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """The subnet of an artifact with the lowest measured loss on `documents` within `budget`.
 
-    The `verify` best predicted candidates and the dense baseline are measured with the engine, and
-    the best of them once more with mixed bits: the planes of each matrix as its sensitivity asks.
+    `study` cuts spread over all are measured first and teach a `LossPredictor`; 0 leaves it at
+    additive sensitivities. The `verify` best predicted candidates and the dense baseline are then
+    measured, and timed where the budget bounds the speed, and the best of them once more with mixed
+    bits: the planes of each matrix as its sensitivity asks. All measurements use the engine and are
+    kept in the artifact, so that the next fit on the same text has only new finalists to measure,
+    and never chooses worse than the best of what was measured before.
     Raises `DoesNotFitError` where nothing fits, naming the smallest subnet, and
     `QualityFloorError` where the best loses more than the budget allows. `limits` bound time and
     energy on any device.
     """
-    offered = offer(model, context, limits)
+    offered = offer(model, context, budget, limits)
     # Before anything is measured: a budget that nothing keeps is refused at once.
     budget.fitting(offered.candidates)
-    measured: dict[Subnet, float] = {}
-
-    def score(subnet: Subnet) -> float:
-        progress("measuring", len(measured), verify + 2)
-        if subnet not in measured:
-            loss = text_loss(model, subnet, documents, threads)
-            measured[subnet] = loss.bits_per_byte
-        return measured[subnet]
-
-    dense = score(model.subnet())
-    found = search(
-        offered.candidates,
-        lambda candidate: score(candidate.subnet),
-        budget,
-        verify=verify,
-        dense_loss=dense,
+    bench = Bench(model, documents, threads)
+    increases = axis_increases(
+        offered.sensitivities, model.artifact.spec, model.artifact.manifest.alignment.neurons
     )
-    costs = offered.sensitivities.matrices
-    found = with_mixed_bits(
-        found, costs, budget.memory_bytes, offered.memory_bytes,
-        lambda candidate: score(candidate.subnet),
+    predictor = bench.predictor(
+        offered.candidates, increases, offered.sensitivities.dense_loss, study, progress
+    )
+    if predictor is not None:
+        offered = offered.predicted_by(predictor)
+    if budget.min_tokens_per_second is not None:
+        offered = offered.timed_by(bench.speed_predictor(offered.candidates, progress))
+    verified: set[Subnet] = set()
+
+    def score(candidate: Candidate) -> float:
+        progress("measuring", len(verified), verify + 2)
+        verified.add(candidate.subnet)
+        if budget.min_tokens_per_second is not None and not budget.is_fast(
+            bench.seconds_per_token(candidate.subnet)
+        ):
+            return math.inf
+        return bench.loss(candidate.subnet)
+
+    dense = bench.loss(model.subnet())
+    found = search(
+        offered.candidates, score, budget,
+        verify=verify, dense_loss=dense, measured_losses=bench.losses,
     )  # fmt: skip
+    costs = offered.sensitivities.matrices
+    found = with_mixed_bits(found, costs, budget.memory_bytes, offered.memory_bytes, score)
     progress("measuring", verify + 2, verify + 2)
-    return Fit(offer=offered, search=found, dense_bits_per_byte=dense)
+    return Fit(
+        offer=offered,
+        search=found,
+        dense_bits_per_byte=dense,
+        studied=len(bench.losses),
+        saved=bench.saved,
+    )
+
+
+def _evolved(
+    space: SearchSpace,
+    of: Callable[[Sequence[CutAddress]], list[Candidate]],
+    limit: int | None,
+) -> list[Candidate]:
+    """The candidates that evolutions within `limit` bytes, or within several sizes, have seen.
+
+    Whatever fits nowhere leaves the smallest cut, for a message that names it.
+    """
+    seen: dict[Genome, Candidate] = {}
+
+    def evaluate(genomes: Sequence[Genome]) -> list[tuple[float, float]]:
+        for genome in genomes:
+            (seen[genome],) = of([space.address(genome)])
+        return [(seen[genome].memory_bytes, seen[genome].predicted_loss) for genome in genomes]
+
+    largest = tuple(size - 1 for size in space.sizes)
+    evaluate([largest, (0,) * len(largest)])
+    whole = seen[largest].memory_bytes
+    limits = [limit] if limit else [round(whole * share) for share in EVOLVED_SHARES]
+    for most_bytes in limits:
+        evolve(space.sizes, evaluate, most_bytes)
+    distinct = {candidate.subnet: candidate for candidate in seen.values()}
+    return sorted(distinct.values(), key=lambda candidate: candidate.memory_bytes)

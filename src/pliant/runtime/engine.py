@@ -6,6 +6,8 @@ what the caller asks for, and crosses into C++ once per forward call.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -18,6 +20,7 @@ from pliant import _native
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.chunk import Chunk
+from pliant.runtime.switching import Entries, Switch, new_bytes, outcome_of
 from pliant.runtime.threads import usable_threads
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
@@ -98,9 +101,9 @@ class Engine:
         head_screen: int = 0,
         check_finite: bool = False,
     ) -> None:
-        if artifact.spec != subnet.spec:
-            raise UsageError("The subnet was cut for another model; cut it from this artifact.")
+        self._artifact = artifact
         self._subnet = subnet
+        self._turn = threading.Lock()
         self._threads = usable_threads(threads)
         self._kernels = _kernel_path()
         config = _config(subnet.spec, self._threads, activations, cache_type)
@@ -111,13 +114,8 @@ class Engine:
         config.preload = getattr(_native.Preload, preload)
         config.check_finite = check_finite
         config.head_screen = head_screen if abs(head_screen) < 256 else -1
-        try:
-            self._decoder = _decoder(config, artifact, subnet)
-        except MemoryError as error:
-            raise OutOfSpaceError(
-                f"{subnet.weight_bytes} bytes of weights cannot be held in memory; allow more "
-                "locked memory (ulimit -l), take a smaller cut, or preload less."
-            ) from error
+        self._config = config
+        self._decoder = _decoder(config, artifact, subnet)
         self._head_screen = head_screen
         self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
 
@@ -170,7 +168,8 @@ class Engine:
             raise UsageError(f"A cache of at most {max_bytes} bytes was asked for; allow more.")
         # More than 32 bits is above any context; the sentence for that is the decoder's.
         try:
-            return self._decoder.new_cache(min(max(capacity, 0), 2**31 - 1), max_bytes or 0)
+            with self._turn:
+                return self._decoder.new_cache(min(max(capacity, 0), 2**31 - 1), max_bytes or 0)
         except MemoryError as error:
             raise OutOfSpaceError(
                 f"A cache of {capacity} tokens does not fit into memory; make it smaller."
@@ -193,14 +192,15 @@ class Engine:
                 raise UsageError(f"{chunk.cache!r} is no cache; make one with new_cache.")
         try:
             logits = np.empty((sum(counts), self.vocab_size), np.float32)
-            self._decoder.forward(
-                [chunk.cache for chunk in chunks],
-                [chunk.tokens for chunk in chunks],
-                [chunk.positions for chunk in chunks],
-                [chunk.mask for chunk in chunks],
-                counts,
-                logits,
-            )
+            with self._turn:
+                self._decoder.forward(
+                    [chunk.cache for chunk in chunks],
+                    [chunk.tokens for chunk in chunks],
+                    [chunk.positions for chunk in chunks],
+                    [chunk.mask for chunk in chunks],
+                    counts,
+                    logits,
+                )
         except MemoryError as error:
             raise OutOfSpaceError(
                 f"{sum(counts)} rows of logits and their scratch do not fit into memory; "
@@ -228,17 +228,60 @@ class Engine:
         for chunk in chunks:
             if not isinstance(chunk.cache, KVCache):
                 raise UsageError(f"{chunk.cache!r} is no cache; make one with new_cache.")
-        chosen = self._decoder.choose(
-            [chunk.cache for chunk in chunks],
-            [chunk.tokens for chunk in chunks],
-            [chunk.positions for chunk in chunks],
-            [chunk.mask for chunk in chunks],
-            counts,
-        )
+        with self._turn:
+            chosen = self._decoder.choose(
+                [chunk.cache for chunk in chunks],
+                [chunk.tokens for chunk in chunks],
+                [chunk.positions for chunk in chunks],
+                [chunk.mask for chunk in chunks],
+                counts,
+            )
         return np.split(np.array(chosen, np.int32), np.cumsum(counts)[:-1])
 
+    def switch(self, subnet: Subnet, *, entries: Entries = "keep") -> Switch:
+        """Go on as another subnet of the same artifact: deeper, wider, finer, or the reverse.
+
+        Weights stay mapped where they are. All caches of this engine that are alive go along and
+        keep their tokens and capacity, so texts go on with the next chunk. With `entries="keep"`
+        stored keys and values stay where the new subnet has no block and no group that the old one
+        lacks; what follows attends to what another subnet stored. Otherwise, and with "exact"
+        unless they are the same, the tokens run through the new subnet, each at its position, as
+        if a fresh engine had been given them. The `Switch` returned says which it was.
+
+        Raises `UsageError` for a subnet of another artifact or an unknown `entries`, for a cache
+        that a forward pass is using and for a closed engine; `GenerationError` where a cache must
+        be rebuilt and cannot be (merged entries, positions out of order) or would exceed its
+        `max_bytes`; `OutOfSpaceError` where caches do not fit into memory. On any error the engine
+        and its caches are as they were.
+        """
+        if entries not in ("keep", "exact"):
+            raise UsageError(f"Entries {entries!r} were asked for; use keep or exact.")
+        started = time.perf_counter()
+        with self._turn:
+            before = self._subnet
+            outcome = outcome_of(before, subnet, entries)
+            other = _decoder(self._config, self._artifact, subnet)
+            try:
+                caches, tokens = self._decoder.switch_to(other, outcome == "rebuilt")
+                self._subnet = subnet
+            except MemoryError as error:
+                raise OutOfSpaceError(
+                    "The caches of both subnets do not fit into memory at once; close some texts."
+                ) from error
+            finally:
+                other.close()
+        return Switch(
+            before=before,
+            after=subnet,
+            outcome=outcome,
+            caches=caches,
+            tokens=tokens,
+            read_bytes=new_bytes(before, subnet),
+            seconds=time.perf_counter() - started,
+        )
+
     def screening(self) -> HeadScreening:
-        """What `greedy` has read of the head so far."""
+        """What `greedy` has read of the head since this subnet runs."""
         tokens, tiles, rescored = self._decoder.screening()
         spec, planes = self._subnet.spec, self._subnet.bits.head
         tile_planes = plane_bytes(TILE_ROWS, spec.hidden_size)
@@ -309,16 +352,21 @@ def _config(
 def _decoder(
     config: _native.DecoderConfig, artifact: WeightSource, subnet: Subnet
 ) -> _native.Decoder:
+    if artifact.spec != subnet.spec:
+        raise UsageError("The subnet was cut for another model; cut it from this artifact.")
     spec, bits = subnet.spec, subnet.bits
     vocabulary = (spec.vocab_size, spec.hidden_size)
     head_name = "embedding" if spec.tied_embeddings else "head"
-    return _native.Decoder(
-        config,
-        _plane_matrix(artifact, "embedding", vocabulary, bits.embedding),
-        _plane_matrix(artifact, head_name, vocabulary, bits.head),
-        artifact.vector("final_norm"),
-        [_block(artifact, subnet, place) for place in range(len(subnet.shape.blocks))],
-    )
+    embedding = _plane_matrix(artifact, "embedding", vocabulary, bits.embedding)
+    head = _plane_matrix(artifact, head_name, vocabulary, bits.head)
+    blocks = [_block(artifact, subnet, place) for place in range(len(subnet.shape.blocks))]
+    try:
+        return _native.Decoder(config, embedding, head, artifact.vector("final_norm"), blocks)
+    except MemoryError as error:
+        raise OutOfSpaceError(
+            f"{subnet.weight_bytes} bytes of weights cannot be held in memory; allow more "
+            "locked memory (ulimit -l), take a smaller cut, or preload less."
+        ) from error
 
 
 def _block(artifact: WeightSource, subnet: Subnet, place: int) -> _native.Block:

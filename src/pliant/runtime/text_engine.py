@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,7 @@ from pliant.runtime.chat import Message, plain_chat
 from pliant.runtime.engine import Activations, CacheType, Engine, Preload
 from pliant.runtime.generation import Generation, TextStream, generate_batch, stream
 from pliant.runtime.sampling import SamplingOptions
+from pliant.runtime.switching import Entries, Switch
 from pliant.runtime.tokenizer import Tokenizer
 from pliant.subnet import Subnet
 
@@ -28,9 +29,15 @@ class TextEngine:
     `engine.generate("Once upon a time", max_tokens=100, temperature=0.8, seed=7)`.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        resolve: Callable[[str], Subnet] | None = None,
+    ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self._resolve = resolve
 
     @property
     def subnet(self) -> Subnet:
@@ -76,6 +83,18 @@ class TextEngine:
         else:
             prompt = self.tokenizer.apply_chat_template(messages)
         return stream(self.engine, self.tokenizer, prompt, chosen, continues=False)
+
+    def switch(self, address: str | Subnet, *, entries: Entries = "keep") -> Switch:
+        """Go on as another subnet, in the middle of a stream too; see `Engine.switch`.
+
+        An address or the name of a saved cut is looked up in the artifact; `UsageError` where it
+        names none, and where this engine was made without an artifact.
+        """
+        if isinstance(address, Subnet):
+            return self.engine.switch(address, entries=entries)
+        if self._resolve is None:
+            raise UsageError("This engine knows no artifact's addresses; give it a subnet.")
+        return self.engine.switch(self._resolve(address), entries=entries)
 
     def close(self) -> None:
         """Release the engine's threads and scratch; the artifact stays open."""
@@ -142,7 +161,7 @@ class Pliant:
             preload=preload,
             head_screen=head_screen,
         )
-        self._engines.append(TextEngine(engine, self.tokenizer))
+        self._engines.append(TextEngine(engine, self.tokenizer, self.subnet))
         return self._engines[-1]
 
     def close(self) -> None:

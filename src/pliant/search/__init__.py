@@ -3,19 +3,28 @@
 from pliant.search.allocation import Option, allocate, rank_and_cut, sensitive_blocks
 from pliant.search.budget import Budget
 from pliant.search.candidate import Candidate, SearchSpace, candidates
+from pliant.search.evolution import Evolution, evolve
 from pliant.search.frontier import frontier, spread
 from pliant.search.mixed import matrix_options, mixed, with_mixed_bits, with_planes
+from pliant.search.predictor import LossPredictor, axis_increases
 from pliant.search.story import Scored, Search, predicted_frontier, search
+from pliant.search.study import SpeedPredictor, Study, spread_design
 
 __all__ = [
     "Budget",
     "Candidate",
+    "Evolution",
+    "LossPredictor",
     "Option",
     "Scored",
     "Search",
     "SearchSpace",
+    "SpeedPredictor",
+    "Study",
     "allocate",
+    "axis_increases",
     "candidates",
+    "evolve",
     "frontier",
     "matrix_options",
     "mixed",
@@ -24,6 +33,7 @@ __all__ = [
     "search",
     "sensitive_blocks",
     "spread",
+    "spread_design",
     "with_mixed_bits",
     "with_planes",
 ]

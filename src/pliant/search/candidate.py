@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import msgspec
@@ -18,7 +19,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     `is_mixed` says that its matrices read other planes than its address states.
     `predicted_loss` is in the unit of the sensitivities (nats per token); `memory_bytes` is what
-    the cost function says the subnet needs while it runs.
+    the cost function says the subnet needs while it runs, `seconds_per_token` what decoding takes
+    it (None where nobody asked).
     """
 
     address: CutAddress
@@ -26,6 +28,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     predicted_loss: float
     memory_bytes: int
     is_mixed: bool = False
+    seconds_per_token: float | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -39,12 +42,18 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchSpace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The grid of cuts that are searched: blocks kept, width ratios, planes, vocabulary planes."""
+    """The grid of cuts that are searched: blocks kept, width ratios, planes, vocabulary planes.
+
+    `halves` are numbers of half blocks kept, further choices beside `depths`; `ranked_widths` are
+    ratios ranked across blocks, further choices beside `widths`.
+    """
 
     depths: tuple[int, ...]
     widths: tuple[float, ...]
     planes: tuple[int, ...]
     vocabulary_planes: tuple[int, ...]
+    halves: tuple[int, ...] = ()
+    ranked_widths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("depths", "widths", "planes", "vocabulary_planes"):
@@ -59,31 +68,68 @@ class SearchSpace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             widths=tuple(sorted(sensitivities.width)),
             planes=tuple(sorted(sensitivities.planes)),
             vocabulary_planes=tuple(sorted(sensitivities.vocabulary_planes)),
+            halves=tuple(sorted(sensitivities.halves)),
+            ranked_widths=tuple(sorted(sensitivities.ranked_width)),
         )
+
+    def __len__(self) -> int:
+        return math.prod(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Choices of each axis."""
+        depths = len(self.depths) + len(self.halves)
+        widths = len(self.widths) + len(self.ranked_widths)
+        return depths, widths, len(self.planes), len(self.vocabulary_planes)
+
+    def address(self, genome: Sequence[int]) -> CutAddress:
+        """The cut that takes choice `genome[axis]` of each axis."""
+        depth_gene, width_gene, planes_gene, vocabulary_gene = genome
+        halves, is_halves = self._depth_choices()[depth_gene]
+        width, is_ranked = self._width_choices()[width_gene]
+        planes = self.planes[planes_gene]
+        vocabulary_planes = self.vocabulary_planes[vocabulary_gene]
+        default = BitPlan.uniform(1, planes).embedding
+        return CutAddress(
+            depth=None if is_halves else halves // 2,
+            width=width,
+            planes=planes,
+            vocabulary_planes=None if vocabulary_planes == default else vocabulary_planes,
+            halves=halves if is_halves else None,
+            is_ranked=is_ranked,
+        )
+
+    def _depth_choices(self) -> list[tuple[int, bool]]:
+        """Halves kept and whether they are chosen one by one, the fewest first."""
+        whole = [(2 * depth, False) for depth in self.depths]
+        return sorted(whole + [(halves, True) for halves in self.halves])
+
+    def _width_choices(self) -> list[tuple[float, bool]]:
+        """Width ratios and whether they are ranked across blocks, the smallest first."""
+        alike = [(width, False) for width in self.widths]
+        return sorted(alike + [(width, True) for width in self.ranked_widths])
 
     def addresses(self) -> Iterator[CutAddress]:
         """Every cut of the grid; vocabulary planes are written where they are not the default."""
-        grid = product(self.depths, self.widths, self.planes, self.vocabulary_planes)
-        for depth, width, planes, vocabulary_planes in grid:
-            default = BitPlan.uniform(depth, planes).embedding
-            explicit = None if vocabulary_planes == default else vocabulary_planes
-            yield CutAddress(depth, width, planes, explicit)
+        for genome in product(*map(range, self.sizes)):
+            yield self.address(genome)
 
 
 def candidates(
-    space: SearchSpace,
+    space: SearchSpace | Iterable[CutAddress],
     sensitivities: Sensitivities,
     resolve: Callable[[CutAddress], Subnet],
     memory: Callable[[Subnet], int],
 ) -> list[Candidate]:
-    """Every distinct subnet of `space`, the smallest memory first.
+    """Every distinct subnet of `space`, or of the addresses given, the smallest memory first.
 
     `resolve` turns an address into a subnet of the artifact, `memory` counts its bytes. Two widths
     that round to the same shape give one candidate, the better predicted.
     """
     found: dict[Subnet, Candidate] = {}
     # The widest come last and win among equals, so that an address says no cut that is none.
-    for address in space.addresses():
+    addresses = space.addresses() if isinstance(space, SearchSpace) else space
+    for address in addresses:
         subnet = resolve(address)
         bits = subnet.bits
         loss = sensitivities.predict(
@@ -91,6 +137,8 @@ def candidates(
             width=address.width,
             planes=bits.blocks[0].q,
             vocabulary_planes=bits.embedding,
+            halves=address.halves,
+            is_ranked=address.is_ranked,
         )
         known = found.get(subnet)
         if known is None or loss <= known.predicted_loss:
@@ -105,5 +153,5 @@ def candidates(
 
 def _shortest(address: CutAddress, subnet: Subnet) -> CutAddress:
     """The address without a depth where all blocks are kept: `d8-b4` of eight blocks is `b4`."""
-    keeps_all = len(subnet.shape.blocks) == subnet.spec.num_blocks
-    return msgspec.structs.replace(address, depth=None) if keeps_all else address
+    keeps_all = subnet.shape.num_halves == 2 * subnet.spec.num_blocks
+    return msgspec.structs.replace(address, depth=None, halves=None) if keeps_all else address

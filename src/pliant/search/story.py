@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from pliant.errors import DoesNotFitError, QualityFloorError
 from pliant.search.budget import Budget
 from pliant.search.candidate import Candidate
 from pliant.search.frontier import frontier
+from pliant.subnet import Subnet
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +41,11 @@ def search(
     budget: Budget,
     verify: int = 3,
     dense_loss: float | None = None,
+    measured_losses: Mapping[Subnet, float] | None = None,
 ) -> Search:
     """The best measured of the `verify` best predicted candidates within `budget`.
+
+    Of `measured_losses`, known from before, the best that fits is a candidate too.
 
     The dense shape at the most bits that fit is measured beside them and wins where it is better:
     it is the honest baseline. `score` measures a candidate's loss; `dense_loss`, in the same unit,
@@ -51,15 +55,23 @@ def search(
     fitting = budget.fitting(offered)
     dense = next((candidate for candidate in fitting if candidate.is_dense), None)
     finalists = fitting[:verify]
-    if dense is not None and dense not in finalists:
-        finalists = [*finalists, dense]
+    known = measured_losses or {}
+    best = min(
+        (candidate for candidate in fitting if candidate.subnet in known),
+        key=lambda candidate: known[candidate.subnet],
+        default=None,
+    )
+    finalists += [item for item in (dense, best) if item is not None and item not in finalists]
+    finalists = list(dict.fromkeys(finalists))
     measured = [Scored(candidate=finalist, loss=score(finalist)) for finalist in finalists]
     verified = sorted(
         (found for found in measured if math.isfinite(found.loss)),
         key=lambda found: (found.loss, found.candidate.memory_bytes),
     )
     if not verified:
-        raise DoesNotFitError("Every candidate that fits has a loss that is not finite.")
+        raise DoesNotFitError(
+            "Every candidate that fits proved too slow or has a loss that is not finite."
+        )
     check_quality(verified[0], budget, dense_loss)
     return Search(
         chosen=verified[0],

@@ -16,6 +16,7 @@ from pliant.shape.depth import (
     one_by_one,
     programme_rows,
 )
+from pliant.shape.finer import WidthRanking, rank_widths, shape_of_halves
 from pliant.shape.orders import (
     WIDTH_METHODS,
     WidthMethod,
@@ -43,6 +44,7 @@ __all__ = [
     "SubnetShape",
     "WidthMethod",
     "WidthOrders",
+    "WidthRanking",
     "bias_compensation",
     "depth_path",
     "descending_order",
@@ -52,5 +54,7 @@ __all__ = [
     "num_evaluations",
     "one_by_one",
     "programme_rows",
+    "rank_widths",
+    "shape_of_halves",
     "width_scores",
 ]

@@ -14,7 +14,8 @@ class SubnetShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Kept blocks (ascending indices of the dense model) and, for each, its kept widths.
 
     Weights are stored in order of importance, so `groups[n]` and `neurons[n]` are prefixes of
-    block `blocks[n]` (Once-for-All's sort-once-then-slice, arXiv 1908.09791).
+    block `blocks[n]` (Once-for-All's sort-once-then-slice, arXiv 1908.09791). No groups leave a
+    block without attention, no neurons without MLP; a block without both is not kept.
     """
 
     blocks: tuple[int, ...]
@@ -31,8 +32,8 @@ class SubnetShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"{len(self.blocks)} blocks with {len(self.groups)} group counts and "
                 f"{len(self.neurons)} neuron counts; give one of each per block."
             )
-        if min(self.groups) < 1 or min(self.neurons) < 1:
-            raise UsageError("Every kept block needs at least one KV group and one neuron.")
+        if min(*self.groups, *self.neurons) < 0 or not all(map(max, self.groups, self.neurons)):
+            raise UsageError("Every kept block needs at least one KV group or one neuron.")
 
     @classmethod
     def full(cls, spec: ModelSpec) -> SubnetShape:
@@ -68,5 +69,19 @@ class SubnetShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all kept blocks share one width, so that stock formats can hold the cut."""
-        return len(set(self.groups)) == 1 and len(set(self.neurons)) == 1
+        """Whether all kept blocks share one width, so that stock formats can hold the cut.
+
+        Blocks without attention or MLP are in no stock format.
+        """
+        one_width = len(set(self.groups)) == 1 and len(set(self.neurons)) == 1
+        return one_width and self.has_whole_blocks
+
+    @property
+    def has_whole_blocks(self) -> bool:
+        """Whether every kept block has attention and MLP."""
+        return min(*self.groups, *self.neurons) > 0
+
+    @property
+    def num_halves(self) -> int:
+        """Kept halves of blocks: each attention and each MLP counts one."""
+        return sum(map(bool, self.groups)) + sum(map(bool, self.neurons))

@@ -14,6 +14,11 @@ Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 #: Matrices of a block in the order in which a forward pass meets them.
 BLOCK_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+#: Tensors of each half of a block, biases under the names of their matrices.
+ATTENTION_NAMES = frozenset(
+    {"attention_norm", "q", "k", "v", "o", "q_norm", "k_norm", "attention_post_norm"}
+)
+MLP_NAMES = frozenset({"mlp_norm", "gate", "up", "down", "mlp_post_norm"})
 
 #: Sizes that a 32-bit index can hold; far above any model, so that a damaged spec is refused.
 MAX_SIZE = 2**31 - 1
@@ -138,6 +143,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Shape of every tensor of one block that keeps `groups` and `neurons`, by its name.
 
         Names are those of the artifact without the leading `blocks.{b}.`: matrices, biases, norms.
+        Without groups there is nothing of attention, without neurons nothing of the MLP.
         """
         shapes: dict[str, tuple[int, ...]] = {"attention_norm": (self.hidden_size,)}
         for matrix in BLOCK_MATRICES:
@@ -149,7 +155,15 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         shapes["mlp_norm"] = (self.hidden_size,)
         if self.post_norms:
             shapes["attention_post_norm"] = shapes["mlp_post_norm"] = (self.hidden_size,)
-        return shapes
+        if groups and neurons:
+            return shapes
+        left_out = MLP_NAMES if groups else ATTENTION_NAMES
+        return {name: shape for name, shape in shapes.items() if name.split(".")[0] not in left_out}
+
+    def block_weights(self, groups: int, neurons: int) -> int:
+        """Entries of the matrices of one block that keeps `groups` and `neurons`."""
+        shapes = (self.matrix_shape(matrix, groups, neurons) for matrix in BLOCK_MATRICES)
+        return sum(rows * columns for rows, columns in shapes)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of the dense model, by its name in the artifact."""
