@@ -32,6 +32,7 @@ const Kernels kAsimdKernels = {
     coefficients_f32<Neon>,
     coefficients_row,
     ternary_int8<Asimd>,
+    &kLowRankAsimd,
 };
 
 }  // namespace pliant

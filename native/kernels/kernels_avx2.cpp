@@ -53,6 +53,7 @@ const Kernels kAvx2Kernels = {
     coefficients_f32<Avx2>,
     coefficients_row,
     ternary_int8<Avx2>,
+    &kLowRankAvx2,
 };
 
 }  // namespace pliant

@@ -52,6 +52,7 @@ const Kernels kI8mmKernels = {
     coefficients_f32<Neon>,
     coefficients_row,
     ternary_int8<Neon>,
+    &kLowRankAsimd,
 };
 
 }  // namespace pliant

@@ -32,6 +32,7 @@ const Kernels kNeonKernels = {
     coefficients_f32<Neon>,
     coefficients_row,
     ternary_int8<Neon>,
+    &kLowRankAsimd,
 };
 
 }  // namespace pliant

@@ -12,7 +12,14 @@ from functools import partial
 
 import torch
 
-from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, embed, final_loss, run_block
+from pliant.calibrate.loss import (
+    BATCH_SIZE,
+    calibration_tokens,
+    embed,
+    final_loss,
+    mean_loss,
+    run_block,
+)
 from pliant.calibrate.statistics import stream_statistics
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
@@ -22,6 +29,7 @@ from pliant.shape import (
     DepthMethod,
     DepthPath,
     Keep,
+    SubnetShape,
     depth_path,
     num_evaluations,
 )
@@ -57,6 +65,9 @@ class DepthEvaluator:
 
     def __call__(self, keeps: Sequence[Keep]) -> list[float]:
         """Losses of the keep-vectors of a round: the beginning that all share, then the tree."""
+        if self._supernet.adapters is not None:
+            # Every block depends on the whole shape, so that no beginning can be shared.
+            return [self._alone(keep) for keep in keeps]
         shared = _common_beginning(keeps)
         length, hidden_BTD = self._cache.longest(shared)
         if hidden_BTD is None:
@@ -92,6 +103,11 @@ class DepthEvaluator:
                 self._walk(self._run(block, hidden_BTD), length + 1, branch, losses)
             hidden_BTD = self._run(largest, hidden_BTD)
             length += 1
+
+    def _alone(self, keep: Keep) -> float:
+        self.num_block_passes += len(keep)
+        shape = SubnetShape.uniform(self._supernet.spec, keep, 1.0)
+        return mean_loss(self._supernet, self._tokens_BT, shape, self._batch_size)
 
     def _run(self, block: int, hidden_BTD: torch.Tensor) -> torch.Tensor:
         self.num_block_passes += 1

@@ -102,6 +102,8 @@ def mean_loss(
     Hidden states of all sequences are carried from block to block.
     """
     shape = shape or supernet.shape
+    with torch.no_grad():
+        supernet = supernet.at(shape)
     hidden_BTD = embed(supernet, tokens_BT, batch_size)
     for block, groups, neurons in zip(shape.blocks, shape.groups, shape.neurons, strict=True):
         run_block(supernet, block, hidden_BTD, batch_size, (groups, neurons), out=hidden_BTD)

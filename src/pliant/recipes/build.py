@@ -44,11 +44,16 @@ from pliant.measurement import (
     peak_memory_bytes,
     silent,
 )
-from pliant.models import Checkpoint, Supernet, streamed_supernet
+from pliant.models import Checkpoint, ShapeAdapters, Supernet, streamed_supernet
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
-from pliant.recipes.tuned_checkpoint import TuningRecord, read_record
+from pliant.recipes.tuned_checkpoint import (
+    ADAPTERS_FILE,
+    TuningRecord,
+    read_adapters,
+    read_record,
+)
 from pliant.runtime import Engine, Tokenizer
 from pliant.sensitivities import Sensitivities
 from pliant.shape import (
@@ -177,18 +182,25 @@ def build(
     feedback = options.rounding == "feedback"
     if feedback:
         check_enough(source.spec, tokens.orders_BT.size)
-    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), feedback=feedback)
-    fingerprint = source.fingerprint
     tuned = read_record(source.folder, source.spec)
+    adapters = tuned.adapters if tuned else None
+    memory = plan_memory(
+        source.spec, sequences, length, _limit(max_ram), feedback=feedback, adapters=adapters
+    )
+    fingerprint = source.fingerprint
     inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
+    loaded = None
+    if adapters is not None:
+        loaded = read_adapters(source.folder, source.spec, adapters)
+        inputs += hashlib.sha256((source.folder / ADAPTERS_FILE).read_bytes()).hexdigest()
     writer = ArtifactWriter(
-        output, source.spec, options.codec, options.planes,
+        output, source.spec, options.codec, options.planes, adapters=adapters,
         fingerprint=hashlib.sha256(inputs.encode()).hexdigest(), replace=replace,
     )  # fmt: skip
     with writer:
         was_resumed = writer.is_resumed
         record = SourceRecord(source.folder.name, fingerprint)
-        work = _Build(source, tokenizer, tokens, memory, options, tuned, writer, progress)
+        work = _Build(source, tokenizer, tokens, memory, options, tuned, loaded, writer, progress)
         findings = work.run(record)
         artifact = writer.finish(findings)
     assert findings.sensitivities is not None and findings.default_depth_method is not None
@@ -216,6 +228,7 @@ class _Build:
     memory: MemoryPlan
     options: BuildOptions
     tuned: TuningRecord | None
+    adapters: ShapeAdapters | None
     writer: ArtifactWriter
     progress: Progress
 
@@ -223,9 +236,11 @@ class _Build:
         """All stages; what a run that was stopped has finished is taken from its folder."""
         orders = self._stage("orders.json", WidthOrders, self._find_orders)
         ordered = self._supernet(orders)
+        ordered.adapters = self.adapters
         paths = self._stage("paths.json", dict[str, DepthPath], lambda: self._find_paths(ordered))
         default = min(paths, key=lambda method: sum(paths[method].losses.values()))
-        self._write_weights(ordered)
+        self._write_weights(ordered.at())
+        self._write_adapters()
         companions = self._write_companions()
         findings = Findings(
             source=source,
@@ -310,6 +325,13 @@ class _Build:
                 self.writer.write_vector(name, value)
             done += 1
             self.progress("encoding", done, len(names))
+
+    def _write_adapters(self) -> None:
+        if self.adapters is None:
+            return
+        for name, tensor in self.adapters.stored_tensors().items():
+            if not self.writer.is_done(name):
+                self.writer.write_adapter(name, tensor.numpy())
 
     def _measure(self, ordered: Supernet, path: DepthPath, artifact: Artifact) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""

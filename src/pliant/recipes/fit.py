@@ -30,16 +30,20 @@ VERIFIED = 3
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """Every cut that can be predicted, with its memory at `context` cached tokens."""
+    """Every cut that can be predicted, with its memory at `context` cached tokens.
+
+    `rank` is that of the artifact's adapters, 0 without them.
+    """
 
     candidates: tuple[Candidate, ...]
     frontier: tuple[Candidate, ...]
     sensitivities: Sensitivities
     context: int
+    rank: int = 0
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
-        return subnet_memory(candidate.subnet, WorkingSet(context=self.context))
+        return subnet_memory(candidate.subnet, WorkingSet(context=self.context), self.rank)
 
     def predicted_increase(self, candidate: Candidate) -> float:
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
@@ -71,12 +75,13 @@ def offer(model: Pliant, context: int | None = None) -> Offer:
     sensitivities = manifest.sensitivities
     tokens = context or min(DEFAULT_CONTEXT, model.artifact.spec.max_context)
     working = WorkingSet(context=tokens)
+    rank = model.artifact.adapters.rank if model.artifact.adapters else 0
 
     def resolve(address: CutAddress) -> Subnet:
         return model.subnet(str(address))
 
     def memory(subnet: Subnet) -> int:
-        return subnet_memory(subnet, working).total_bytes
+        return subnet_memory(subnet, working, rank).total_bytes
 
     found = candidates(SearchSpace.measured(sensitivities), sensitivities, resolve, memory)
     return Offer(
@@ -84,6 +89,7 @@ def offer(model: Pliant, context: int | None = None) -> Offer:
         frontier=tuple(predicted_frontier(found)),
         sensitivities=sensitivities,
         context=tokens,
+        rank=rank,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pliant.adapters import AdapterSpec, num_adapter_parameters
 from pliant.calibrate import moment_bytes
 from pliant.errors import OutOfSpaceError
 from pliant.measurement import MemoryLimit, format_bytes
@@ -50,10 +51,12 @@ def plan_memory(
     limit: MemoryLimit | None = None,
     *,
     feedback: bool = False,
+    adapters: AdapterSpec | None = None,
 ) -> MemoryPlan:
     """The memory of a build on `sequences` windows of `length` tokens each.
 
     `feedback` says whether matrices are rounded with error feedback, which holds moments.
+    `adapters` are held whole, and once more merged for a shape.
 
     Without a limit the whole dense model is held in fp32. Under a limit what is left after all
     else holds weights; `OutOfSpaceError` names the smallest limit that works.
@@ -66,6 +69,8 @@ def plan_memory(
     if feedback:
         # Never at the same time as logits, the vocabulary or sensitivities.
         working = max(working, moment_bytes(spec) + _ROUNDING_BYTES + _COPIES_OF_LARGEST * largest)
+    if adapters is not None:
+        working += 2 * 4 * num_adapter_parameters(spec, adapters)
     plan = MemoryPlan(
         base=_BASE_BYTES, activations=activations, working=working, weights=sum(units.values())
     )
