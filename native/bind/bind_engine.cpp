@@ -302,7 +302,6 @@ void bind_weights(nb::module_& m) {
       .def_prop_ro("columns", [](const BoundMatrix& matrix) { return matrix.view().columns; })
       .def_prop_ro("num_planes",
                    [](const BoundMatrix& matrix) { return matrix.view().num_planes; });
-  bind_low_rank(m);
   nb::class_<BoundBlock>(m, "Block", "The weights of one kept block.")
       .def(
           "__init__",

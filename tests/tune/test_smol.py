@@ -32,7 +32,7 @@ from pliant.tune import (
 
 @pytest.fixture
 def smol(options: TuneOptions) -> TuneOptions:
-    return replace(options, mode="smol", rank=4, vector_rate=0.02)
+    return replace(options, mode="smol", rank=4, vector_rate=0.02, batch_tokens=64)
 
 
 def adapted_model(options: TuneOptions) -> Supernet:
@@ -46,7 +46,7 @@ def adapted_model(options: TuneOptions) -> Supernet:
 def test_shapes_learn_and_the_weights_stay(
     space: ShapeSpace, mixture: Mixture, smol: TuneOptions, experts: int, tmp_path: Path
 ) -> None:
-    smol = replace(smol, experts=experts, top_k=min(experts, 2), steps=12)
+    smol = replace(smol, experts=experts, top_k=min(experts, 2), steps=10)
     model, plain = adapted_model(smol), tiny_model()
     heldout_BT = torch.from_numpy(tiny_mixture(9).windows(0, 16, 32))
     ShapeTuner(model, Sandwich(space), mixture, smol, folder=tmp_path).run()
@@ -67,7 +67,7 @@ def test_shapes_learn_and_the_weights_stay(
 def test_a_resumed_run_ends_in_the_same_bits(
     space: ShapeSpace, mixture: Mixture, smol: TuneOptions, tmp_path: Path
 ) -> None:
-    smol = replace(smol, steps=4)
+    smol = replace(smol, steps=3)
 
     def tuner(folder: str) -> ShapeTuner:
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -77,10 +77,10 @@ def test_a_resumed_run_ends_in_the_same_bits(
     straight, first, stop = tuner("straight"), tuner("resumed"), StopRequest()
     straight.run()
 
-    def after_two(stage: str, done: int, total: int) -> None:
-        stop.requested = done >= 2
+    def after_one(stage: str, done: int, total: int) -> None:
+        stop.requested = done >= 1
 
-    first.run(stop, after_two)
+    first.run(stop, after_one)
     assert not first.is_done
     second = tuner("resumed")
     assert second.progress.step == first.progress.step
