@@ -2,7 +2,8 @@
 //
 // Products of codes are summed in fp32, where 64 of at most 128 * 128 are exact in any order, so
 // that no vector of integers is needed and all paths agree. Rows of A are taken four at a time, so
-// that one activation serves four; of B a vector of rows serves up to four tokens.
+// that one activation serves four. Of B a whole tile is taken for one token, where its rows are
+// sums of their own to overlap, and two vectors of rows for four tokens.
 #pragma once
 
 #include <algorithm>
@@ -102,44 +103,55 @@ struct LowRankSimd {
         z_stride);
   }
 
-  // One vector of rows for some tokens.
-  template <int kCount>
+  // Some vectors of rows of one tile, from `row` on, for some tokens.
+  template <int kCount, int kVectors>
   static PLIANT_INLINE void add_rows(const LowRank& factors, const float* z, size_t z_stride,
                                      int row, float* y, size_t y_stride) {
     const int8_t* b = factors.b + size_t(row / kTileRows) * size_t(factors.rank) * kTileRows +
                       size_t(row % kTileRows);
-    Float sums[kCount];
-    unroll<kCount>([&](auto t) PLIANT_BODY { sums[t] = Simd::set(0.0f); });
+    Float sums[kCount][kVectors];
+    unroll<kCount>([&](auto t) PLIANT_BODY {
+      unroll<kVectors>([&](auto v) PLIANT_BODY { sums[t][v] = Simd::set(0.0f); });
+    });
     for (int r = 0; r < factors.rank; ++r) {
-      const Float weight = Simd::load_int8(b + size_t(r) * kTileRows);
-      unroll<kCount>([&](auto t) PLIANT_BODY {
-        sums[t] = Simd::fma(weight, Simd::set(z[size_t(t) * z_stride + size_t(r)]), sums[t]);
+      Float factor[kCount];
+      unroll<kCount>(
+          [&](auto t) PLIANT_BODY { factor[t] = Simd::set(z[size_t(t) * z_stride + size_t(r)]); });
+      unroll<kVectors>([&](auto v) PLIANT_BODY {
+        const Float weight = Simd::load_int8(b + size_t(r) * kTileRows + size_t(v) * kLanes);
+        unroll<kCount>([&](auto t)
+                           PLIANT_BODY { sums[t][v] = Simd::fma(weight, factor[t], sums[t][v]); });
       });
     }
-    const Float scale = Simd::load(factors.b_scales + row);
-    const int count = std::min(factors.rows - row, kLanes);
-    unroll<kCount>([&](auto t) PLIANT_BODY {
-      float* out = y + size_t(t) * y_stride + size_t(row);
-      if (count == kLanes) {
-        Simd::store(out, Simd::fma(scale, sums[t], Simd::load(out)));
-      } else {
-        const Float old = Simd::load_first(out, count);
-        Simd::store_first(out, Simd::fma(scale, sums[t], old), count);
-      }
+    unroll<kVectors>([&](auto v) PLIANT_BODY {
+      const int begin = row + v * kLanes, count = std::min(factors.rows - begin, kLanes);
+      if (count <= 0) return;
+      const Float scale = Simd::load(factors.b_scales + begin);
+      unroll<kCount>([&](auto t) PLIANT_BODY {
+        float* out = y + size_t(t) * y_stride + size_t(begin);
+        if (count == kLanes) {
+          Simd::store(out, Simd::fma(scale, sums[t][v], Simd::load(out)));
+        } else {
+          const Float old = Simd::load_first(out, count);
+          Simd::store_first(out, Simd::fma(scale, sums[t][v], old), count);
+        }
+      });
     });
   }
 
   static void add(const LowRank& factors, const float* z, int tokens, size_t z_stride,
                   int tile_begin, int tile_end, float* y, size_t y_stride) {
+    constexpr int kTileVectors = kTileRows / kLanes, kPair = std::min(2, kTileVectors);
     const int row_end = std::min(tile_end * kTileRows, factors.rows);
-    for (int row = tile_begin * kTileRows; row < row_end; row += kLanes) {
+    for (int tile = tile_begin * kTileRows; tile < row_end; tile += kTileRows) {
       int token = 0;
       for (; token + kTokens <= tokens; token += kTokens)
-        add_rows<kTokens>(factors, z + size_t(token) * z_stride, z_stride, row,
-                          y + size_t(token) * y_stride, y_stride);
+        for (int row = tile; row < std::min(tile + kTileRows, row_end); row += kPair * kLanes)
+          add_rows<kTokens, kPair>(factors, z + size_t(token) * z_stride, z_stride, row,
+                                   y + size_t(token) * y_stride, y_stride);
       for (; token < tokens; ++token)
-        add_rows<1>(factors, z + size_t(token) * z_stride, z_stride, row,
-                    y + size_t(token) * y_stride, y_stride);
+        add_rows<1, kTileVectors>(factors, z + size_t(token) * z_stride, z_stride, tile,
+                                  y + size_t(token) * y_stride, y_stride);
     }
   }
 };
