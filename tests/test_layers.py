@@ -16,6 +16,7 @@ LAYERS = {
     "shape": 2,
     "bits": 2,
     "data": 2,
+    "adapters": 3,
     "receipt": 3,
     "sensitivities": 3,
     "subnet": 3,

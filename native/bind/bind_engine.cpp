@@ -13,6 +13,7 @@
 
 #include "base/cpus.h"
 #include "bind/bindings.h"
+#include "bind/bound_low_rank.h"
 #include "bind/bound_matrix.h"
 #include "engine/decoder.h"
 #include "engine/errors.h"
@@ -89,6 +90,13 @@ void set_matrix(BoundBlock& block, const std::string& name, const BoundMatrix& m
   if (linear == nullptr) throw std::invalid_argument("A block has no matrix " + name + ".");
   linear->matrix = matrix.view();
   block.matrices.append(nb::find(matrix));
+}
+
+void set_low_rank(BoundBlock& block, const std::string& name, const BoundLowRank& update) {
+  Linear* linear = linear_of(block.weights, name);
+  if (linear == nullptr) throw std::invalid_argument("A block has no matrix " + name + ".");
+  linear->low_rank = update.view();
+  block.matrices.append(nb::find(update));
 }
 
 void set_vector(BoundBlock& block, const std::string& name, const FloatVector& vector) {
@@ -286,7 +294,8 @@ void bind_weights(nb::module_& m) {
           },
           "block"_a, "groups"_a, "neurons"_a, "rotation"_a, "window"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a)
-      .def("set_vector", &set_vector, "name"_a, "vector"_a);
+      .def("set_vector", &set_vector, "name"_a, "vector"_a)
+      .def("set_low_rank", &set_low_rank, "name"_a, "update"_a);
 }
 
 BoundDecoder* make_decoder(BoundDecoder* self, const DecoderConfig& config,
@@ -370,6 +379,7 @@ void bind_decoder(nb::module_& m) {
              result["mapped"] = memory.mapped_bytes;
              result["touched"] = memory.touched_bytes;
              result["vectors"] = memory.vector_bytes;
+             result["adapters"] = memory.adapter_bytes;
              result["cache"] = memory.cache_bytes;
              result["scratch"] = memory.scratch_bytes;
              return result;

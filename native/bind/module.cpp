@@ -4,5 +4,6 @@
 NB_MODULE(_native, m) {
   m.doc() = "Native engine of pliant; `pliant.runtime` is its checked face.";
   pliant::bind_kernels(m);
+  pliant::bind_low_rank(m);
   pliant::bind_engine(m);
 }

@@ -160,7 +160,8 @@ DecoderMemory Decoder::memory() const {
   }
   size_t scratch = workspace_.size_bytes() + step_.size_bytes();
   for (const RopeTable& rope : ropes_) scratch += rope.size_bytes();
-  return {weights_.mapped_bytes(), resident_bytes(weight_ranges_), vector_entries * sizeof(float),
+  return {weights_.mapped_bytes(),          resident_bytes(weight_ranges_),
+          vector_entries * sizeof(float),   weights_.adapter_bytes(),
           cache_layout_->live_bytes.load(), scratch};
 }
 

@@ -21,6 +21,7 @@ struct DecoderMemory {
   size_t mapped_bytes = 0;   // planes and scales read, not owned
   size_t touched_bytes = 0;  // of them, those in memory now
   size_t vector_bytes = 0;   // norms and biases, owned
+  size_t adapter_bytes = 0;  // factors of low-rank updates, made for this subnet
   size_t cache_bytes = 0;    // of all live caches, reserved
   size_t scratch_bytes = 0;  // workspace and rotation tables
 };

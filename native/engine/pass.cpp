@@ -79,22 +79,16 @@ void ForwardPass::make_rotations() {
 
 void ForwardPass::project_inputs(size_t place) {
   const BlockWeights& block = weights_.blocks[place];
-  const std::array products{
-      Product{&block.q.matrix, block.q.bias_data(), workspace_.query.row(0),
-              workspace_.query.stride()},
-      Product{&block.k.matrix, block.k.bias_data(), workspace_.key.row(0), workspace_.key.stride()},
-      Product{&block.v.matrix, block.v.bias_data(), workspace_.value.row(0),
-              workspace_.value.stride()}};
-  split_after_rows(
+  const std::array products{block.q.product(workspace_.query.row(0), workspace_.query.stride()),
+                            block.k.product(workspace_.key.row(0), workspace_.key.stride()),
+                            block.v.product(workspace_.value.row(0), workspace_.value.stride())};
+  split_products(
       num_tokens_,
       [&](Lane& lane, int token) {
         continue_stream(lane, token, token);
         normalize(lane, token, lane.hidden.row(token), block.attention_norm);
       },
-      [&](Lane& lane, int worker, int workers) {
-        multiply_share(kernels_, products, normed_input(lane, num_tokens_), worker, workers,
-                       workspace_.scratch[size_t(worker)].data());
-      });
+      products, [&](Lane& lane) { return normed_input(lane, num_tokens_); }, MultiplyShare{this});
   check_rows(workspace_.lanes[0].hidden, config_.hidden_size, num_tokens_, place, "input");
   check_rows(workspace_.query, block.q.matrix.rows, num_tokens_, place, "q");
   check_rows(workspace_.key, block.k.matrix.rows, num_tokens_, place, "k");
@@ -104,40 +98,42 @@ void ForwardPass::project_inputs(size_t place) {
 void ForwardPass::project_attention(size_t place) {
   const BlockWeights& block = weights_.blocks[place];
   const int size = block.q.matrix.rows;
-  const Product product{&block.o.matrix, block.o.bias_data(), workspace_.output.row(0),
-                        workspace_.output.stride()};
+  const std::array products{block.o.product(workspace_.output.row(0), workspace_.output.stride())};
   const bool quantized = config_.mode == ActivationMode::kInt8;
-  split_after_rows(
+  split_products(
       quantized ? num_tokens_ : 0,
       [&](Lane& lane, int token) {
         lane.quantized.quantize(kernels_, workspace_.attended.row(token), token, size, {0, size});
       },
-      [&](Lane& lane, int worker, int workers) {
-        const ProductInput input{config_.mode, num_tokens_, lane.quantized.view(num_tokens_, size),
-                                 workspace_.attended.row(0), workspace_.attended.stride()};
-        multiply_share(kernels_, {&product, 1}, input, worker, workers,
-                       workspace_.scratch[size_t(worker)].data());
-      });
+      products,
+      [&](Lane& lane) {
+        return ProductInput{config_.mode, num_tokens_, lane.quantized.view(num_tokens_, size),
+                            workspace_.attended.row(0), workspace_.attended.stride()};
+      },
+      MultiplyShare{this});
   pending_norm_ = &block.attention_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "o");
 }
 
 void ForwardPass::expand(size_t place) {
   const BlockWeights& block = weights_.blocks[place];
-  split_after_rows(
+  const std::array products{block.gate.product(workspace_.gate.row(0), workspace_.gate.stride()),
+                            block.up.product(workspace_.up.row(0), workspace_.up.stride())};
+  split_products(
       num_tokens_,
       [&](Lane& lane, int token) {
         continue_stream(lane, token, token);
         normalize(lane, token, lane.hidden.row(token), block.mlp_norm);
       },
-      [&](Lane& lane, int worker, int workers) {
-        expand_share(block, normed_input(lane, num_tokens_), worker, workers);
+      products, [&](Lane& lane) { return normed_input(lane, num_tokens_); },
+      [&](std::span<const Product> mlp, const ProductInput& input, int worker, int workers) {
+        expand_share(block, mlp, input, worker, workers);
       });
   check_rows(workspace_.gate, block.neurons, num_tokens_, place, "gated MLP");
 }
 
-void ForwardPass::expand_share(const BlockWeights& block, const ProductInput& input, int worker,
-                               int workers) {
+void ForwardPass::expand_share(const BlockWeights& block, std::span<const Product> products,
+                               const ProductInput& input, int worker, int workers) {
   const int tiles = block.gate.matrix.tiles();
   const Share groups = share_of(ceil_div(tiles, kTilesPerGroup), worker, workers);
   const Share share{groups.begin * kTilesPerGroup, std::min(groups.end * kTilesPerGroup, tiles)};
@@ -145,10 +141,7 @@ void ForwardPass::expand_share(const BlockWeights& block, const ProductInput& in
   FloatRows& gate = workspace_.gate;
   FloatRows& up = workspace_.up;
   void* scratch = workspace_.scratch[size_t(worker)].data();
-  multiply(kernels_, {&block.gate.matrix, block.gate.bias_data(), gate.row(0), gate.stride()},
-           input, share, scratch);
-  multiply(kernels_, {&block.up.matrix, block.up.bias_data(), up.row(0), up.stride()}, input, share,
-           scratch);
+  for (const Product& product : products) multiply(kernels_, product, input, share, scratch);
   const Share rows{share.begin * kTileRows, std::min(share.end * kTileRows, block.neurons)};
   for (int token = 0; token < num_tokens_; ++token) {
     float* product = gate.row(token) + rows.begin;
@@ -161,15 +154,12 @@ void ForwardPass::expand_share(const BlockWeights& block, const ProductInput& in
 
 void ForwardPass::contract(size_t place) {
   const BlockWeights& block = weights_.blocks[place];
-  const Product product{&block.down.matrix, block.down.bias_data(), workspace_.output.row(0),
-                        workspace_.output.stride()};
+  const std::array products{
+      block.down.product(workspace_.output.row(0), workspace_.output.stride())};
   const ProductInput input{config_.mode, num_tokens_,
                            workspace_.neurons.view(num_tokens_, block.neurons),
                            workspace_.gate.row(0), workspace_.gate.stride()};
-  split([&](int worker, int workers) {
-    multiply_share(kernels_, {&product, 1}, input, worker, workers,
-                   workspace_.scratch[size_t(worker)].data());
-  });
+  split_products(0, [](Lane&, int) {}, products, [&](Lane&) { return input; }, MultiplyShare{this});
   pending_norm_ = &block.mlp_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "down");
 }

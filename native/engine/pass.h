@@ -1,6 +1,8 @@
 // One step through all blocks.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <span>
 #include <vector>
 
@@ -67,6 +69,62 @@ class ForwardPass {
     split([&](int worker, int workers) { work(lane, worker, workers); });
   }
 
+  // multiply(products, input, worker, workers) once the rows of their input are there, as above,
+  // and what adapters make of it: input_of(lane) is the input that a lane holds.
+  template <typename Row, typename InputOf, typename Multiply>
+  void split_products(int count, Row&& row, std::span<const Product> products, InputOf&& input_of,
+                      Multiply&& multiply) {
+    const bool adapted = std::any_of(products.begin(), products.end(),
+                                     [](const Product& p) { return p.low_rank != nullptr; });
+    const auto rows = [&](Lane& lane, Share share) {
+      for (int item = share.begin; item < share.end; ++item) row(lane, item);
+    };
+    const auto run = [&](Lane& lane, int worker, int workers) {
+      multiply(products, input_of(lane), worker, workers);
+    };
+    if (!adapted) {
+      if (count > 0) return split_after_rows(count, row, run);
+      return split([&](int worker, int workers) {
+        run(workspace_.lanes[own_lanes_ ? size_t(worker) : 0], worker, workers);
+      });
+    }
+    // All workers read what they have reduced together from the first lane.
+    std::array<Product, kMostSharedProducts> copies;
+    const std::span<const Product> placed =
+        placed_reductions(products, workspace_.lanes[0], copies);
+    const bool own_rows = own_lanes_ || workers_ == 1;
+    if (!own_rows && count > 0) {
+      split([&](int worker, int workers) {
+        rows(workspace_.lanes[0], share_of(count, worker, workers));
+      });
+    }
+    const auto lane_of = [&](int worker) -> Lane& {
+      return workspace_.lanes[own_lanes_ ? size_t(worker) : 0];
+    };
+    split([&](int worker, int workers) {
+      if (own_rows) rows(lane_of(worker), {0, count});
+      reduce_share(kernels_, placed, input_of(lane_of(worker)), worker, workers);
+    });
+    split([&](int worker, int workers) {
+      multiply(placed, input_of(lane_of(worker)), worker, workers);
+    });
+  }
+  // Copies of `products` whose reductions lie side by side in `lane`.
+  static std::span<const Product> placed_reductions(
+      std::span<const Product> products, Lane& lane,
+      std::array<Product, kMostSharedProducts>& copies);
+
+  // multiply_share with the scratch of the worker.
+  struct MultiplyShare {
+    ForwardPass* pass;
+
+    void operator()(std::span<const Product> products, const ProductInput& input, int worker,
+                    int workers) const {
+      multiply_share(pass->kernels_, products, input, worker, workers,
+                     pass->workspace_.scratch[size_t(worker)].data());
+    }
+  };
+
   void make_rotations();
   void project_inputs(size_t place);     // norm, q, k, v
   void attend(size_t place);             // q/k norm, rotation, cache, attention
@@ -96,7 +154,8 @@ class ForwardPass {
   void attend_chunk(size_t place, int tile_index, int group, int chunk) const;
   void rotate_head(float* head, const BlockWeights& block, const std::vector<float>& norm,
                    int token) const;
-  void expand_share(const BlockWeights& block, const ProductInput& input, int worker, int workers);
+  void expand_share(const BlockWeights& block, std::span<const Product> products,
+                    const ProductInput& input, int worker, int workers);
   void cap_scores(float* scores, Share rows) const;
   void cap_logits(int worker, int workers) const;
   void find_bounds(const ProductInput& input, int worker, int workers) const;

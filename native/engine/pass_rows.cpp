@@ -54,6 +54,20 @@ ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {
           lane.normed.stride()};
 }
 
+std::span<const Product> ForwardPass::placed_reductions(
+    std::span<const Product> products, Lane& lane,
+    std::array<Product, kMostSharedProducts>& copies) {
+  std::copy(products.begin(), products.end(), copies.begin());
+  size_t start = 0;
+  for (Product& product : std::span(copies).first(products.size())) {
+    if (product.low_rank == nullptr) continue;
+    product.reduced = lane.reduced.row(0) + start;
+    product.reduced_stride = lane.reduced.stride();
+    start += size_t(product.low_rank->rank);
+  }
+  return std::span(copies).first(products.size());
+}
+
 void ForwardPass::cap_scores(float* scores, Share rows) const {
   const float cap = config_.logit_softcap;
   for (int token = rows.begin; token < rows.end; ++token)

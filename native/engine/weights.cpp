@@ -49,6 +49,11 @@ void check_vector(const std::string& name, const std::vector<float>& vector, siz
 void check_linear(const std::string& name, const Linear& linear, int rows, int columns) {
   check_matrix(name, linear.matrix, rows, columns);
   check_vector(name + ".bias", linear.bias, rows, true);
+  const LowRank& update = linear.low_rank;
+  if (update.rank != 0 && (update.rows != rows || update.columns != columns))
+    throw UsageError("The adapter of " + name + " is for " +
+                     shape_text(update.rows, update.columns) + "; the matrix is " +
+                     shape_text(rows, columns) + ".");
 }
 
 void check_attention(const DecoderConfig& config, const BlockWeights& block,
@@ -114,6 +119,28 @@ size_t DecoderWeights::num_block_weights() const {
     for (const Linear* linear : block.linears())
       count += size_t(linear->matrix.rows) * linear->matrix.columns;
   return count;
+}
+
+int DecoderWeights::most_ranks() const {
+  int most = 0;
+  for (const BlockWeights& block : blocks)
+    most = std::max({most, block.q.low_rank.rank + block.k.low_rank.rank + block.v.low_rank.rank,
+                     block.o.low_rank.rank, block.gate.low_rank.rank + block.up.low_rank.rank,
+                     block.down.low_rank.rank});
+  return most;
+}
+
+size_t DecoderWeights::adapter_bytes() const {
+  size_t bytes = 0;
+  for (const BlockWeights& block : blocks)
+    for (const Linear* linear : block.linears()) {
+      const LowRank& update = linear->low_rank;
+      if (update.rank == 0) continue;
+      const size_t rank = size_t(update.rank), rows = size_t(update.tiles()) * kTileRows;
+      bytes += rank * (size_t(update.stride()) + rows) +
+               sizeof(float) * (rank * size_t(update.groups()) + rows);
+    }
+  return bytes;
 }
 
 void check_weights(const DecoderConfig& config, const DecoderWeights& weights) {

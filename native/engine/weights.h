@@ -46,12 +46,18 @@ struct DecoderConfig {
   int tile_rows() const { return tile_tokens() * heads_per_group; }
 };
 
-// A plane matrix and its bias, which is empty where the architecture has none.
+// A plane matrix, its bias, which is empty where the architecture has none, and what an adapter
+// adds to it (rank 0: nothing).
 struct Linear {
   PlaneMatrix matrix;
   std::vector<float> bias;
+  LowRank low_rank;
 
   const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
+  // The product with this matrix into rows of `stride` floats.
+  Product product(float* output, size_t stride) const {
+    return {&matrix, bias_data(), output, stride, low_rank.rank > 0 ? &low_rank : nullptr};
+  }
 };
 
 // One kept block: attention, MLP or both; the other half has 0 groups or neurons and no weights.
@@ -84,6 +90,10 @@ struct DecoderWeights {
   std::vector<ByteRange> ranges() const;
   // Weights multiplied for one token, the head left out.
   size_t num_block_weights() const;
+  // The largest sum of ranks of adapters that share an input; 0 where there is none.
+  int most_ranks() const;
+  // Bytes of the factors of all adapters.
+  size_t adapter_bytes() const;
 };
 
 // Throws UsageError unless every size agrees with the configuration.

@@ -35,6 +35,7 @@ struct Lane {
   FloatRows hidden;         // [tokens][hidden]
   FloatRows normed;         // [tokens][hidden]
   QuantizedRows quantized;  // of `normed`, or of the attention output
+  FloatRows reduced;        // [tokens][ranks], what adapters make of the input of a phase
 };
 
 // The query heads of a tile of tokens that share keys, and parts of their results.

@@ -35,6 +35,7 @@ constexpr Kernels avxvnni_kernels(const char* isa) {
       coefficients_f32<Avx2>,
       coefficients_row,
       ternary_int8<AvxVnni>,
+      &kLowRankAvx2,
   };
 }
 

@@ -146,6 +146,8 @@ struct AttentionCall {
 // Entries whose scores become weights together. A multiple of every vector width.
 constexpr int kAttentionBlock = 64;
 
+struct LowRankKernels;
+
 // The functions of one instruction-set path. All are pure and thread-safe; work is split between
 // threads by tiles, tokens or heads outside.
 struct Kernels {
@@ -221,6 +223,8 @@ struct Kernels {
   //   y = fma(float(n), scale * activation_scale, y), y starting at 0
   void (*ternary_int8)(const TernaryMatrix& matrix, const Int8Activations& x, int tile_begin,
                        int tile_end, float* y, size_t y_stride);
+
+  const LowRankKernels* low_rank;  // what adapters add to a product (low_rank.h)
 };
 
 enum class Isa : int {

@@ -70,6 +70,7 @@ constexpr Kernels avx2_kernels(const char* isa, Product product) {
       coefficients_f32<Avx2>,
       coefficients_row,
       ternary_int8<Avx2>,
+      &kLowRankAvx2,
   };
 }
 

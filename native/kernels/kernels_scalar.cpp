@@ -285,6 +285,7 @@ const Kernels kScalarKernels = {"scalar",
                                 coefficients_int8_scalar,
                                 coefficients_f32_scalar,
                                 coefficients_row,
-                                ternary_int8_scalar};
+                                ternary_int8_scalar,
+                                &kLowRankScalar};
 
 }  // namespace pliant

@@ -38,6 +38,7 @@ constexpr Kernels neon_kernels(
       coefficients_f32<Neon>,
       coefficients_row,
       ternary_int8<Simd>,
+      &kLowRankAsimd,
   };
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/low_rank.h"
 
 namespace pliant {
 

@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "kernels/low_rank.h"
 
 namespace pliant {
 
@@ -49,13 +50,24 @@ struct ProductInput {
   size_t stride = 0;
 };
 
-// y[token][row] = W x + bias
+// y[token][row] = W x + bias + B z, where z = A x was reduced before
 struct Product {
   const PlaneMatrix* matrix = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   float* output = nullptr;      // [tokens][stride]
   size_t stride = 0;
+  const LowRank* low_rank = nullptr;  // nullptr: no adapter
+  float* reduced = nullptr;           // [tokens][reduced_stride], z
+  size_t reduced_stride = 0;
 };
+
+// Products that share an input at most: q, k and v.
+constexpr int kMostSharedProducts = 3;
+
+// This worker's share of z = A x of all `products`: of the tokens where there are many, else of
+// the rows of A.
+void reduce_share(const Kernels& kernels, std::span<const Product> products,
+                  const ProductInput& input, int worker, int workers);
 
 // The rows of `tiles` of one product.
 void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,

@@ -1,6 +1,7 @@
 // What the kernel self-tests share: random numbers, matrices and tokens, and the count of failures.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -109,5 +110,6 @@ extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
 // Each of these compares one kind of product on `path` with the scalar definition.
 void check_coefficients(const Kernels& scalar, const Kernels& path);
 void check_ternary(const Kernels& scalar, const Kernels& path);
+void check_low_rank(const Kernels& scalar, const Kernels& path);
 
 }  // namespace pliant

@@ -93,6 +93,27 @@ class PlaneMatrix:
     def num_planes(self) -> int:
         """Planes read."""
 
+class LowRank:
+    """Factors of an update `B A` of one matrix, layout as in `native/kernels/low_rank.h`.
+
+    Keeps the arrays alive and copies nothing. `ValueError` where one has another size than rank,
+    rows and columns say.
+    """
+
+    def __init__(
+        self,
+        a: NDArray[np.int8],
+        a_scales: NDArray[np.float32],
+        b: NDArray[np.int8],
+        b_scales: NDArray[np.float32],
+        rank: int,
+        rows: int,
+        columns: int,
+    ) -> None: ...
+    @property
+    def rank(self) -> int:
+        """Columns of B."""
+
 class Block:
     """Weights of one kept block; `rotation` is -1 for none, `window` 0 for all."""
 
@@ -104,6 +125,9 @@ class Block:
 
     def set_vector(self, name: str, vector: NDArray[np.float32]) -> None:
         """Copy a norm, or the bias `{matrix}.bias`; `ValueError` for another name."""
+
+    def set_low_rank(self, name: str, update: LowRank) -> None:
+        """Add an update to the matrix of this name; `ValueError` for another name."""
 
 class KVCache:
     """Keys and values of one sequence; made by `Decoder.new_cache` only."""
@@ -306,6 +330,17 @@ class Kernels(Protocol):
         row: int,
     ) -> NDArray[np.float32]:
         """One row in fp32, `[columns]`."""
+
+    def low_rank(
+        self,
+        isa: str,
+        update: LowRank,
+        x: NDArray[np.float32],
+        y: NDArray[np.float32],
+        exact: bool = False,
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """`y[T, rows] + B (A x)`; x is rounded to int8 first unless `exact`."""
 
     def coefficients_int8(
         self,

@@ -97,3 +97,32 @@ def test_build_needs_steps_and_text_together(
         ran = pliant("build", checkpoint, "-o", tmp_path / "x.pliant", *flags)
         assert ran.code == 2
         assert "together" in ran.err
+
+
+def test_adapters_from_tuning_to_inspection(
+    pliant: Run, checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pliant"
+    ran = pliant(
+        "build", checkpoint, "-o", path, "--tune-steps", 1, "--tune-text", text,
+        "--tune-mode", "smol", "--calibration", text, "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert pliant("verify", path).code == 0
+    shown = pliant("inspect", f"{path}@w0.5")
+    assert "rank 16, 2 of 5 experts for a shape" in shown.out
+    assert "+ adapters " in shown.out
+    fields = pliant("inspect", f"{path}@w0.5", "--json").data
+    assert fields["artifact"]["adapters"]["rank"] == 16
+    assert sum(fields["subnet"]["experts"].values()) == 1
+    assert fields["subnet"]["adapter_bytes"] > 0
+    cut = pliant("cut", path, "--width", 0.5, "--name", "half")
+    assert cut.code == 0, cut.err
+    assert (path / "subnets" / "half.json").stat().st_size < 10_000
+    plan = pliant("tune-shapes", checkpoint, "-o", tmp_path / "t", "--tune-text", text, *SMALL,
+                  "--mode", "smol", "--rank", 4, "--experts", 1, "--dry-run", "--json")  # fmt: skip
+    assert 0 < plan.data["tuned_parameters"] < plan.data["parameters"]
+    refused = pliant("tune-shapes", checkpoint, "-o", tmp_path / "t", "--tune-text", text,
+                     "--mode", "smol", "--rank", 1000)  # fmt: skip
+    assert refused.code == 2
+    assert "ranks lie in 1 .. 256" in refused.err

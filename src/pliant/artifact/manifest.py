@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from pliant.adapters import AdapterSpec
 from pliant.artifact.limits import check_spec
 from pliant.artifact.tensors import tensor_files
 from pliant.bits import GROUP_COLUMNS, MAX_PLANES, codecs
@@ -19,7 +20,9 @@ from pliant.shape import DepthPath, WidthOrders, WidthRanking
 from pliant.spec import ModelSpec
 
 MANIFEST_FILE = "pliant.json"
+#: What artifacts without adapters are written as; with them it is one more.
 FORMAT_VERSION = 1
+ADAPTERS_VERSION = 2
 #: The orders of 200 blocks of 100 000 neurons are 120 MB of digits.
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
@@ -97,13 +100,17 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of `pliant.json`; `files` covers every file of the artifact except it and subnets."""
+    """All of `pliant.json`; `files` covers every file of the artifact except it and subnets.
+
+    `adapters` are there in version 2 and in no other.
+    """
 
     format_version: int
     pliant_version: str
     spec: ModelSpec
     codec: CodecRecord
     files: dict[str, FileRecord]
+    adapters: AdapterSpec | None = None
 
     @classmethod
     def of(
@@ -114,15 +121,17 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         spec: ModelSpec,
         codec: CodecRecord,
         files: Mapping[str, FileRecord],
+        adapters: AdapterSpec | None = None,
     ) -> Manifest:
         """The manifest that adds to `findings` what the writer knows."""
         return cls(
             **{name: getattr(findings, name) for name in Findings.__struct_fields__},
-            format_version=FORMAT_VERSION,
+            format_version=FORMAT_VERSION if adapters is None else ADAPTERS_VERSION,
             pliant_version=pliant_version,
             spec=spec,
             codec=codec,
             files=dict(sorted(files.items())),
+            adapters=adapters,
         )
 
     def to_json(self) -> bytes:
@@ -131,7 +140,9 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         `ArtifactError` where the values would not be accepted when read back, such as NaN.
         """
         fields = msgspec.json.decode(msgspec.json.encode(self), type=dict[str, msgspec.Raw])
-        first = ("format_version", "pliant_version", "source", "spec", "codec")
+        first = ["format_version", "pliant_version", "source", "spec", "codec"]
+        if self.adapters is None:
+            del fields["adapters"]  # which readers of version 1 do not know
         names = [*first, *(name for name in fields if name not in first)]
         lines = [b'"%s": %s' % (name.encode(), bytes(fields[name])) for name in names]
         text = b"{\n" + b",\n".join(lines) + b"\n}\n"
@@ -145,10 +156,11 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
             version = msgspec.json.decode(text, type=_Version).format_version
         except (msgspec.DecodeError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, ADAPTERS_VERSION):
             raise UnsupportedError(
                 f"The artifact has format version {version}; this pliant reads "
-                f"{FORMAT_VERSION}. Use a newer pliant, or build the artifact again."
+                f"{FORMAT_VERSION} and {ADAPTERS_VERSION}. Use a newer pliant, or build the "
+                "artifact again."
             )
         try:
             manifest = msgspec.json.decode(text, type=cls)
@@ -185,7 +197,13 @@ def _check(manifest: Manifest) -> None:
     for name in manifest.files:
         if not is_file_name(name) or name == MANIFEST_FILE:
             raise ArtifactError(f"{name[:80]!r} is not a name that a file of an artifact may have.")
-    required = ["config.json", *tensor_files(manifest.spec, manifest.codec.planes)]
+    if (manifest.adapters is not None) != (manifest.format_version == ADAPTERS_VERSION):
+        raise ArtifactError(
+            f"Version {manifest.format_version} of the format has "
+            f"{'no adapters' if manifest.adapters else 'adapters'}, unlike this manifest."
+        )
+    files = tensor_files(manifest.spec, manifest.codec.planes, manifest.adapters)
+    required = ["config.json", *files]
     missing = [name for name in (*required, *manifest.tokenizer_files)
                if name not in manifest.files]  # fmt: skip
     if missing:

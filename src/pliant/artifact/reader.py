@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.adapters import AdapterSpec, Factors, gates, merged, router_shapes, shape_code
 from pliant.artifact.folder import file_size, map_inside, read_inside, write_atomically
 from pliant.artifact.manifest import (
     MANIFEST_FILE,
@@ -21,9 +22,11 @@ from pliant.artifact.manifest import (
 )
 from pliant.artifact.tensor_file import TensorPlace, header_bytes, parse_header
 from pliant.artifact.tensors import (
+    ADAPTERS_FILE,
     SCALES_FILE,
     VECTORS_FILE,
     TensorType,
+    adapter_types,
     plane_file,
     tensor_files,
 )
@@ -68,7 +71,7 @@ class Artifact:
         _require_folder(folder)
         text = read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         manifest = Manifest.from_json(text)
-        expected = tensor_files(manifest.spec, manifest.codec.planes)
+        expected = tensor_files(manifest.spec, manifest.codec.planes, manifest.adapters)
         for name, record in manifest.files.items():
             if name not in expected and (found := file_size(folder, name)) != record.size:
                 raise ArtifactError(
@@ -110,6 +113,50 @@ class Artifact:
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm weight or bias, float32."""
         return self._bytes(VECTORS_FILE, name).view(np.float32)
+
+    @property
+    def adapters(self) -> AdapterSpec | None:
+        """Numbers of the adapters stored beside the planes; None where there are none."""
+        return self.manifest.adapters
+
+    def adapter(self, name: str) -> NDArray[np.floating]:
+        """A tensor of the adapters: a factor of all experts, float16, or of the router, float32.
+
+        `UsageError` where there is none of this name.
+        """
+        if self.adapters is None:
+            raise UsageError(f"{self.path} has no adapters, so no {name!r}.")
+        kind = adapter_types(self.spec, self.adapters).get(name)
+        content = self._bytes(ADAPTERS_FILE, name)
+        assert kind is not None
+        if kind.dtype == "F32":
+            return content.view(np.float32).reshape(kind.shape)
+        return content.view(np.float16).reshape(kind.shape)
+
+    def gates(self, shape: SubnetShape) -> dict[int, float]:
+        """Experts that a shape uses and their gates; empty without adapters."""
+        if self.adapters is None:
+            return {}
+        names = router_shapes(self.spec, self.adapters)
+        router = {name: self.adapter(name).astype(np.float32) for name in names}
+        return gates(self.adapters, router, shape_code(self.spec, shape))
+
+    def low_rank(self, shape: SubnetShape) -> Callable[[str, int, int], Factors] | None:
+        """Makes the update of a matrix for this shape from its name, rows and columns kept.
+
+        Experts are gated once, here; of the factors only what is asked for is read. None without
+        adapters.
+        """
+        adapters = self.adapters
+        if adapters is None:
+            return None
+        chosen = self.gates(shape)
+
+        def update(name: str, rows: int, columns: int) -> Factors:
+            a_ERI, b_EOR = self.adapter(f"{name}.a"), self.adapter(f"{name}.b")
+            return merged(adapters, chosen, a_ERI[:, :, :columns], b_EOR[:, :rows])
+
+        return update
 
     def _bytes(self, file: str, name: str) -> NDArray[np.uint8]:
         if name not in self._tensors[file]:
@@ -277,6 +324,7 @@ class Artifact:
             spec=self.spec,
             codec=self.manifest.codec,
             files=records,
+            adapters=self.adapters,
         )
         text = manifest.to_json()
         for name, content in (files or {}).items():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from pliant.adapters import AdapterSpec, factor_shapes, router_shapes
 from pliant.bits import (
     CHUNK_BYTES,
     TILE_ROWS,
@@ -21,6 +22,7 @@ from pliant.subnet import Subnet
 
 VECTORS_FILE = "vectors.safetensors"
 SCALES_FILE = "scales.safetensors"
+ADAPTERS_FILE = "adapters.safetensors"
 
 
 def plane_file(plane: int) -> str:
@@ -62,7 +64,16 @@ def vector_sizes(spec: ModelSpec) -> dict[str, int]:
     return sizes | {"final_norm": spec.hidden_size}
 
 
-def tensor_files(spec: ModelSpec, planes: int) -> dict[str, dict[str, TensorType]]:
+def adapter_types(spec: ModelSpec, adapters: AdapterSpec) -> dict[str, TensorType]:
+    """The tensors of adapters, in stored order: router in fp32, then factors block by block."""
+    router = {n: TensorType("F32", shape) for n, shape in router_shapes(spec, adapters).items()}
+    factors = {n: TensorType("F16", shape) for n, shape in factor_shapes(spec, adapters).items()}
+    return router | factors
+
+
+def tensor_files(
+    spec: ModelSpec, planes: int, adapters: AdapterSpec | None = None
+) -> dict[str, dict[str, TensorType]]:
     """The tensors of each file, in stored order."""
     shapes = matrix_shapes(spec)
     plane = {
@@ -75,13 +86,20 @@ def tensor_files(spec: ModelSpec, planes: int) -> dict[str, dict[str, TensorType
     }
     vectors = {name: TensorType("F32", (size,)) for name, size in vector_sizes(spec).items()}
     files = {VECTORS_FILE: vectors, SCALES_FILE: scales}
+    if adapters is not None:
+        files[ADAPTERS_FILE] = adapter_types(spec, adapters)
     return files | {plane_file(index): plane for index in range(planes)}
 
 
-def units(spec: ModelSpec) -> Iterator[tuple[str, ...]]:
+def units(spec: ModelSpec, adapters: AdapterSpec | None = None) -> Iterator[tuple[str, ...]]:
     """Tensors that are finished together: those of one block, or one tensor outside all blocks."""
     outside = [name for name in matrix_shapes(spec) if not name.startswith("blocks.")]
     yield from ((name,) for name in (*outside, "final_norm"))
     for block in range(spec.num_blocks):
         matrices = (f"blocks.{block}.{matrix}" for matrix in BLOCK_MATRICES)
         yield (*matrices, *block_vector_sizes(spec, block))
+    if adapters is not None:
+        names = adapter_types(spec, adapters)
+        for prefix in ("router.", *(f"blocks.{block}." for block in range(spec.num_blocks))):
+            if unit := tuple(name for name in names if name.startswith(prefix)):
+                yield unit

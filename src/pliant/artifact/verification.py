@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pliant.artifact.folder import sha256_inside
 from pliant.artifact.manifest import Manifest
 from pliant.artifact.reader import Artifact
-from pliant.artifact.tensors import matrix_shapes, vector_sizes
+from pliant.artifact.tensors import adapter_types, matrix_shapes, vector_sizes
 from pliant.bits import CHUNK_COLUMNS, TILE_ROWS, num_chunks, num_tiles
 from pliant.errors import ArtifactError, VerificationError
 from pliant.measurement import Progress, silent
@@ -30,8 +30,8 @@ def verify(path: str | Path, deep: bool = True, progress: Progress = silent) -> 
     """Check an artifact; `VerificationError` for the first thing that is not as it must be.
 
     Always: structure, names, sizes, saved cuts. With `deep` also the hash of every file, that
-    scales are finite and not negative, norms and biases finite, and padding zero. `ArtifactError`
-    where there is no artifact at all. Golden logits are checked by `evaluate`.
+    scales are finite and not negative, norms, biases and adapters finite, and padding zero.
+    `ArtifactError` where there is no artifact at all. Golden logits are checked by `evaluate`.
     """
     path = Path(path)
     if not path.is_dir():
@@ -88,6 +88,12 @@ def _check_values(artifact: Artifact, progress: Progress) -> int:
             raise VerificationError(
                 f"{name} in {artifact.path} has a NaN or infinite value; build it again."
             )
+    if artifact.adapters is not None:
+        for name in adapter_types(artifact.spec, artifact.adapters):
+            if not np.isfinite(artifact.adapter(name)).all():
+                raise VerificationError(
+                    f"{name} in {artifact.path} has a NaN or infinite value; build it again."
+                )
     progress("values", len(shapes), len(shapes))
     return len(shapes)
 

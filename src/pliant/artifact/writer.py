@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.adapters import AdapterSpec
 from pliant.artifact.folder import (
     disk_errors,
     free_bytes,
@@ -33,8 +34,10 @@ from pliant.artifact.manifest import (
 from pliant.artifact.reader import MAX_SMALL_FILE_BYTES, Artifact
 from pliant.artifact.tensor_file import TensorFile, lay_out
 from pliant.artifact.tensors import (
+    ADAPTERS_FILE,
     SCALES_FILE,
     VECTORS_FILE,
+    adapter_types,
     matrix_shapes,
     plane_file,
     tensor_files,
@@ -75,10 +78,11 @@ class ArtifactWriter:
         codec: str = "uniform",
         planes: int = MAX_PLANES,
         *,
+        adapters: AdapterSpec | None = None,
         fingerprint: str = "",
         replace: bool = False,
     ) -> None:
-        """Begin or take up the build of `path`.
+        """Begin or take up the build of `path`; with `adapters` their tensors belong to it.
 
         `fingerprint` is any text that changes when an input of the build changes. `UsageError`
         where `path` exists (unless `replace`) or a partial build of other inputs lies beside it
@@ -88,11 +92,10 @@ class ArtifactWriter:
         require_artifact_name(path)
         self.spec = spec
         self.codec = CodecRecord(codec, planes)
-        self._files = {
-            name: lay_out(tensors) for name, tensors in tensor_files(spec, planes).items()
-        }
+        self.adapters = adapters
+        self._files = tensor_file_plan(spec, planes, adapters)
         self._matrices, self._vectors = matrix_shapes(spec), vector_sizes(spec)
-        self._unit_of = {name: unit for unit in units(spec) for name in unit}
+        self._unit_of = {name: unit for unit in units(spec, adapters) for name in unit}
         self._job = BuildJob(path, self._inputs(fingerprint), replace)
         self._descriptors: dict[str, int] = {}
         self._small_files: set[str] = set()
@@ -106,7 +109,11 @@ class ArtifactWriter:
 
     def _inputs(self, fingerprint: str) -> str:
         """Hash of everything the bytes of the files depend on."""
-        inputs = (FORMAT_VERSION, _pliant_version(), self.spec, self.codec, fingerprint)
+        inputs: tuple[object, ...] = (
+            FORMAT_VERSION, _pliant_version(), self.spec, self.codec, fingerprint
+        )  # fmt: skip
+        if self.adapters is not None:
+            inputs += (self.adapters,)
         return hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()
 
     def _open_files(self) -> None:
@@ -202,6 +209,22 @@ class ArtifactWriter:
         self._write(VECTORS_FILE, name, vector.astype(np.float32))
         self._finish_tensor(name)
 
+    def write_adapter(self, name: str, tensor: NDArray[np.float32]) -> None:
+        """Write one tensor of the adapters: of the router as fp32, a factor as fp16.
+
+        `ValueError` where its shape is not the spec's, `CheckpointError` for NaN, infinity, or a
+        factor beyond what fp16 holds.
+        """
+        types = adapter_types(self.spec, self.adapters) if self.adapters else {}
+        if name not in types or tensor.shape != types[name].shape:
+            raise ValueError(f"{name} has shape {tensor.shape}; the spec has {types.get(name)}.")
+        with np.errstate(over="ignore"):
+            stored = tensor.astype(np.float32 if types[name].dtype == "F32" else np.float16)
+        if not np.isfinite(stored).all():
+            raise CheckpointError(f"{name} holds values that fp16 does not; tune it again.")
+        self._write(ADAPTERS_FILE, name, stored)
+        self._finish_tensor(name)
+
     def _write(self, file: str, name: str, values: NDArray[np.generic]) -> None:
         place = self._files[file].places[name]
         content = np.ascontiguousarray(values).view(np.uint8).data
@@ -292,6 +315,7 @@ class ArtifactWriter:
             spec=self.spec,
             codec=self.codec,
             files=records,
+            adapters=self.adapters,
         )
         write_atomically(folder / MANIFEST_FILE, manifest.to_json())
 
@@ -317,9 +341,12 @@ class ArtifactWriter:
         self.close()
 
 
-def tensor_file_plan(spec: ModelSpec, planes: int = MAX_PLANES) -> dict[str, TensorFile]:
+def tensor_file_plan(
+    spec: ModelSpec, planes: int = MAX_PLANES, adapters: AdapterSpec | None = None
+) -> dict[str, TensorFile]:
     """Header, places and size of every tensor file of an artifact, before it is written."""
-    return {name: lay_out(tensors) for name, tensors in tensor_files(spec, planes).items()}
+    files = tensor_files(spec, planes, adapters)
+    return {name: lay_out(tensors) for name, tensors in files.items()}
 
 
 def _pliant_version() -> str:

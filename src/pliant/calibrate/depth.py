@@ -12,7 +12,14 @@ from functools import partial
 
 import torch
 
-from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, embed, final_loss, run_block
+from pliant.calibrate.loss import (
+    BATCH_SIZE,
+    calibration_tokens,
+    embed,
+    final_loss,
+    mean_loss,
+    run_block,
+)
 from pliant.calibrate.statistics import stream_statistics
 from pliant.errors import UsageError
 from pliant.measurement import Progress, silent
@@ -23,8 +30,10 @@ from pliant.shape import (
     DepthMethod,
     DepthPath,
     Keep,
+    SubnetShape,
     depth_path,
     num_evaluations,
+    shape_of_halves,
 )
 
 #: Default memory for hidden states kept from one round of a search to the next.
@@ -61,6 +70,9 @@ class DepthEvaluator:
 
     def __call__(self, keeps: Sequence[Keep]) -> list[float]:
         """Losses of the keep-vectors of a round: the beginning that all share, then the tree."""
+        if self._supernet.adapters is not None:
+            # Every block depends on the whole shape, so that no beginning can be shared.
+            return [self._alone(keep) for keep in keeps]
         shared = _common_beginning(keeps)
         length, hidden_BTD = self._cache.longest(shared)
         if hidden_BTD is None:
@@ -96,6 +108,15 @@ class DepthEvaluator:
                 self._walk(self._run(block, hidden_BTD), length + 1, branch, losses)
             hidden_BTD = self._run(largest, hidden_BTD)
             length += 1
+
+    def _alone(self, keep: Keep) -> float:
+        self.num_block_passes += len(keep)
+        spec = self._supernet.spec
+        if self._halves:
+            shape = shape_of_halves(spec, keep)
+        else:
+            shape = SubnetShape.uniform(spec, keep, 1.0)
+        return mean_loss(self._supernet, self._tokens_BT, shape, self._batch_size)
 
     def _run(self, unit: int, hidden_BTD: torch.Tensor) -> torch.Tensor:
         self.num_block_passes += 1

@@ -113,6 +113,8 @@ def run_blocks(
 ) -> torch.Tensor:
     """Hidden states `[B, T, D]` behind the last block of `shape` (default: all that is stored)."""
     shape = shape or supernet.shape
+    with torch.no_grad():
+        supernet = supernet.at(shape)
     hidden_BTD = embed(supernet, tokens_BT, batch_size)
     for block, groups, neurons in zip(shape.blocks, shape.groups, shape.neurons, strict=True):
         run_block(supernet, block, hidden_BTD, batch_size, (groups, neurons), out=hidden_BTD)

@@ -140,7 +140,7 @@ def _decoded(
 
 def _with(supernet: Supernet, name: str, weight_OI: torch.Tensor) -> Supernet:
     """The model with one matrix replaced; all others are looked up where they were."""
-    return Supernet(supernet.spec, _Replaced(supernet.weights, name, weight_OI), supernet.shape)
+    return supernet.sharing(_Replaced(supernet.weights, name, weight_OI))
 
 
 class _Replaced(dict[str, torch.Tensor]):

@@ -143,13 +143,13 @@ class _Bench:
 
         Block by block, all counts together: one block's planes are in memory, encoded once.
         """
-        supernet, size = self._supernet, self._batch_size
+        supernet, size = self._supernet.at(), self._batch_size
         states = {count: embed(supernet, self._tokens_BT, size) for count in counts}
         for block in range(supernet.spec.num_blocks):
             names = [f"blocks.{block}.{matrix}" for matrix in BLOCK_MATRICES]
             stored = {name: self._encoded(name) for name in names}
             for count, hidden_BTD in states.items():
-                rounded = self._rounded(stored, count)
+                rounded = supernet.sharing(self._rounded(stored, count).weights)
                 run_block(rounded, block, hidden_BTD, size, out=hidden_BTD)
             self._step()
         return {
@@ -178,7 +178,7 @@ class _Bench:
             dense_OI = self._supernet.weights[name]
             replaced[name] = weight_OI.to(dense_OI.device, dense_OI.dtype)
         weights = _Overlay(self._supernet.weights, replaced)
-        return Supernet(self._supernet.spec, weights, self._supernet.shape)
+        return self._supernet.sharing(weights)
 
     def _step(self) -> None:
         self._done += 1

@@ -94,6 +94,13 @@ TuneText = Annotated[
         help="UTF-8 text to tune on, or .txt.xz; repeatable.",
     ),
 ]
+TuneMode = Annotated[
+    Literal["full", "smol"],
+    typer.Option(
+        "--tune-mode", envvar="PLIANT_TUNE_MODE", metavar="full|smol",
+        help="Tune all weights, or adapters stored beside the planes; see tune-shapes.",
+    ),
+]  # fmt: skip
 RoundingOption = Annotated[
     Literal["reconstruct", "feedback", "nearest"],
     typer.Option(
@@ -131,6 +138,7 @@ def build(
     finer: Finer = None,
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
+    tune_mode: TuneMode = "full",
     max_ram: MaxRam = None,
     max_kl: MaxKl = None,
     seed: Seed = 0,
@@ -150,8 +158,9 @@ def build(
     choices: dict[str, Any] = {
         "planes": planes, "rounding": rounding, "finer": finer, "seed": seed
     }  # fmt: skip
+    tune = {"steps": tune_steps, "mode": tune_mode, "seed": seed} if tune_steps else None
     with _checkpoint_of(checkpoint, output_path, lora, output) as source:
-        plan = _plan(source, output_path, choices, max_ram, tune_steps)
+        plan = _plan(source, output_path, choices, max_ram, tune)
         if dry_run:
             output.emit(plan, facts(_readable_plan(plan)))
             return
@@ -161,7 +170,7 @@ def build(
             f"about {format_bytes(plan['memory_bytes'])} of memory{_learning(plan)}"
         )
         receipt = _build(
-            source, output_path, output, choices, tune_steps, tune_text or [],
+            source, output_path, output, choices, tune, tune_text or [],
             calibration=calibration, max_ram=max_ram, replace=force, max_kl=max_kl,
         )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
@@ -199,7 +208,11 @@ def _check_free(path: Path, force: bool) -> None:
 
 
 def _plan(
-    source: str, output_path: Path, choices: dict[str, Any], max_ram: int | None, tune_steps: int
+    source: str,
+    output_path: Path,
+    choices: dict[str, Any],
+    max_ram: int | None,
+    tune: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What a build will read and write; checks the whole checkpoint but its weights' values."""
     from pliant.artifact import tensor_file_plan
@@ -208,19 +221,23 @@ def _plan(
     # These need torch, whose absence the line above explains.
     from pliant.recipes.build import BuildOptions
     from pliant.recipes.memory_plan import plan_memory
+    from pliant.recipes.tuned_checkpoint import read_record
     from pliant.subnet import Subnet
     from pliant.tune import TuneOptions, tuning_memory
 
     options = BuildOptions(**choices)
     limit = None if max_ram is None else MemoryLimit(max_ram)
     spec = checkpoint.spec
-    files = tensor_file_plan(spec, options.planes)
+    record = read_record(checkpoint.folder, spec)
+    tuning = TuneOptions(**tune) if tune else None
+    adapters = tuning.adapters if tuning else record.adapters if record else None
+    files = tensor_file_plan(spec, options.planes, adapters)
     memory_bytes = plan_memory(
         spec, options.windows, min(options.window_tokens, spec.max_context), limit,
-        rounding=options.rounding,
+        rounding=options.rounding, adapters=adapters,
     ).total  # fmt: skip
-    if tune_steps:
-        memory_bytes = max(memory_bytes, tuning_memory(spec, TuneOptions(steps=tune_steps)).total)
+    if tuning is not None:
+        memory_bytes = max(memory_bytes, tuning_memory(spec, tuning).total)
     seconds = None
     if options.rounding == "reconstruct":
         from pliant.calibrate import ReconstructionOptions, reconstruction_seconds
@@ -278,7 +295,7 @@ def _build(
     output_path: Path,
     output: Output,
     choices: dict[str, Any],
-    tune_steps: int,
+    tune: dict[str, Any] | None,
     tune_text: list[Path],
     **arguments: Any,
 ) -> BuildReceipt:
@@ -290,12 +307,12 @@ def _build(
             from pliant.tune import TuneOptions
         options = BuildOptions(**choices)
         with output.progress() as progress:
-            if not tune_steps:
+            if tune is None:
                 return build_artifact(
                     source, output_path, options=options, progress=progress, **arguments
                 )
             return build_tuned(
-                source, output_path, tune_text, TuneOptions(steps=tune_steps, seed=options.seed),
+                source, output_path, tune_text, TuneOptions(**tune),
                 options=options, progress=progress, note=output.note, **arguments,
             )  # fmt: skip
 

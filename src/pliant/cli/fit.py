@@ -274,8 +274,10 @@ def _measured_cells(
 
 def _where(offered: Offer, candidate: Candidate) -> str:
     cost = offered.memory(candidate)
+    adapters = f"adapters {format_bytes(cost.adapter_bytes)} + " if cost.adapter_bytes else ""
     return (
-        f"{format_bytes(cost.total_bytes)} = weights {format_bytes(cost.weight_bytes)} + cache "
+        f"{format_bytes(cost.total_bytes)} = weights {format_bytes(cost.weight_bytes)} + "
+        f"{adapters}cache "
         f"{format_bytes(cost.cache_bytes)} + scratch {format_bytes(cost.scratch_bytes)}"
     )
 
@@ -286,6 +288,7 @@ def _fields(offered: Offer, candidate: Candidate) -> dict[str, Any]:
         "cut": str(candidate.address),
         "memory_bytes": cost.total_bytes,
         "weight_bytes": cost.weight_bytes,
+        "adapter_bytes": cost.adapter_bytes,
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "predicted_increase": offered.predicted_increase(candidate),

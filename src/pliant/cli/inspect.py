@@ -31,7 +31,7 @@ def inspect(
     tokens = context or min(artifact.spec.max_context, 128)
     fields = {
         "artifact": _artifact_fields(artifact),
-        "subnet": {"cut": cut, "context": tokens, **_subnet_fields(subnet, tokens)},
+        "subnet": {"cut": cut, "context": tokens, **_subnet_fields(artifact, subnet, tokens)},
     }
     output.emit(
         fields,
@@ -54,6 +54,7 @@ def _artifact_fields(artifact: Artifact) -> dict[str, Any]:
         "pliant_version": manifest.pliant_version,
         "format_version": manifest.format_version,
         "codec": msgspec.to_builtins(manifest.codec),
+        "adapters": msgspec.to_builtins(manifest.adapters),
         "spec": msgspec.to_builtins(artifact.spec),
         "cuts": artifact.subnet_names(),
         "depths": {str(depth): list(blocks) for depth, blocks in artifact.depth_path().items()},
@@ -82,9 +83,23 @@ def _artifact_lines(artifact: Artifact) -> list[tuple[str, object]]:
             f"context {spec.max_context}",
         ),
         ("codec", f"{manifest.codec.name}, {artifact.num_planes} planes"),
+        ("adapters", _adapters_line(artifact)),
         ("saved cuts", ", ".join(artifact.subnet_names()) or "none"),
         ("receipts", "; ".join(map(_receipt_line, manifest.receipts)) or "none"),
     ]
+
+
+def _adapters_line(artifact: Artifact) -> str:
+    from pliant.adapters import num_adapter_parameters
+
+    adapters = artifact.adapters
+    if adapters is None:
+        return "none"
+    count = num_adapter_parameters(artifact.spec, adapters)
+    return (
+        f"rank {adapters.rank}, {adapters.top_k} of {adapters.experts} experts for a shape, "
+        f"{count:,} parameters"
+    )
 
 
 def _receipt_line(record: Any) -> str:
@@ -120,12 +135,13 @@ def _tables(artifact: Artifact) -> list[object]:
     return tables
 
 
-def _subnet_fields(subnet: Subnet, context: int) -> dict[str, Any]:
+def _subnet_fields(artifact: Artifact, subnet: Subnet, context: int) -> dict[str, Any]:
     from pliant.costs import WorkingSet, decode_traffic, subnet_memory
     from pliant.runtime.generation import PREFILL_TOKENS
 
-    cost = subnet_memory(subnet, WorkingSet(context=context))
-    prefill = subnet_memory(subnet, WorkingSet(context=context, chunk=PREFILL_TOKENS))
+    rank = artifact.adapters.rank if artifact.adapters else 0
+    cost = subnet_memory(subnet, WorkingSet(context=context), rank)
+    prefill = subnet_memory(subnet, WorkingSet(context=context, chunk=PREFILL_TOKENS), rank)
     return {
         "blocks": list(subnet.shape.blocks),
         "groups": list(subnet.shape.groups),
@@ -133,11 +149,13 @@ def _subnet_fields(subnet: Subnet, context: int) -> dict[str, Any]:
         "parameters": subnet.num_parameters,
         "effective_bits": subnet.effective_bits,
         "weight_bytes": cost.weight_bytes,
+        "adapter_bytes": cost.adapter_bytes,
+        "experts": {str(expert): gate for expert, gate in artifact.gates(subnet.shape).items()},
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "memory_bytes": cost.total_bytes,
         "prefill_scratch_bytes": prefill.scratch_bytes,
-        "decode_bytes_per_token": decode_traffic(subnet, context).total_bytes,
+        "decode_bytes_per_token": decode_traffic(subnet, context, rank=rank).total_bytes,
     }
 
 
@@ -146,6 +164,8 @@ def _subnet_lines(subnet: Subnet, fields: dict[str, Any]) -> list[tuple[str, obj
         return str(counts[0]) if len(set(counts)) == 1 else " ".join(map(str, counts))
 
     bits = subnet.bits
+    experts = ", ".join(f"{number} x {gate:.2f}" for number, gate in fields["experts"].items())
+    adapters = f"adapters {format_bytes(fields['adapter_bytes'])} + " if experts else ""
     block = sorted({count for one in bits.blocks for count in msgspec.structs.astuple(one)})
     return [
         ("blocks", " ".join(map(str, fields["blocks"]))),
@@ -158,10 +178,11 @@ def _subnet_lines(subnet: Subnet, fields: dict[str, Any]) -> list[tuple[str, obj
         (
             "memory",
             f"{format_bytes(fields['memory_bytes'])} = weights "
-            f"{format_bytes(fields['weight_bytes'])} + cache "
+            f"{format_bytes(fields['weight_bytes'])} + {adapters}cache "
             f"{format_bytes(fields['cache_bytes'])} + scratch "
             f"{format_bytes(fields['scratch_bytes'])} "
             f"(prefill {format_bytes(fields['prefill_scratch_bytes'])})",
         ),
         ("read per token", format_bytes(fields["decode_bytes_per_token"])),
+        *([("experts", experts)] if experts else []),
     ]

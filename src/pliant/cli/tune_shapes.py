@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -80,6 +80,26 @@ Checkpointing = Annotated[
         help="Compute blocks twice instead of remembering them: less memory.",
     ),
 ]  # fmt: skip
+TuneMode = Annotated[
+    Literal["full", "smol"],
+    typer.Option(
+        "--mode", envvar="PLIANT_MODE", metavar="full|smol",
+        help="Tune all weights, or adapters beside them that each shape mixes in its own way.",
+    ),
+]  # fmt: skip
+Rank = Annotated[
+    int,
+    typer.Option(
+        "--rank", envvar="PLIANT_RANK", metavar="R", min=1, help="With smol: rank of adapters."
+    ),
+]
+Experts = Annotated[
+    int,
+    typer.Option(
+        "--experts", envvar="PLIANT_EXPERTS", metavar="E", min=1,
+        help="With smol: experts, two of them for a shape; 1 is a LoRA that all shapes share.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str, typer.Option("--device", envvar="PLIANT_DEVICE", metavar="cpu|cuda", help="Where to tune.")
 ]
@@ -96,6 +116,9 @@ def tune_shapes(
     rate: Rate = 0.004,
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
+    mode: TuneMode = "full",
+    rank: Rank = 16,
+    experts: Experts = 5,
     device: Device = "cpu",
     calibration: Calibration = None,
     max_ram: MaxRam = None,
@@ -116,7 +139,8 @@ def tune_shapes(
     settings: dict[str, Any] = {
         "steps": steps, "batch_tokens": batch_tokens, "micro_tokens": micro_tokens,
         "window_tokens": window, "matrix_rate": rate, "vector_rate": rate / 4,
-        "precision": precision, "checkpointing": checkpointing, "seed": seed,
+        "precision": precision, "checkpointing": checkpointing, "mode": mode, "rank": rank,
+        "experts": experts, "top_k": min(2, experts), "seed": seed,
     }  # fmt: skip
     texts = _required(tune_text)
     plan = _plan(checkpoint, output_path, settings)
@@ -124,7 +148,7 @@ def tune_shapes(
         output.emit(plan, facts(_readable_plan(plan)))
         return
     output.note(
-        f"tuning {plan['parameters']:,} parameters on {steps * batch_tokens:,} tokens, "
+        f"tuning {plan['tuned_parameters']:,} parameters on {steps * batch_tokens:,} tokens, "
         f"about {format_bytes(plan['memory_bytes'])} of memory"
     )
     with resumable_stops():
@@ -149,14 +173,20 @@ def _required(paths: Sequence[Path] | None) -> list[Path]:
 def _plan(source: str, output_path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What a tuning will take; checks the whole checkpoint but its weights' values."""
     checkpoint = open_checkpoint(source)
+    from pliant.adapters import num_adapter_parameters
     from pliant.subnet import Subnet
     from pliant.tune import TuneOptions, tuning_memory
 
     options = TuneOptions(**settings)
+    parameters = Subnet.full(checkpoint.spec).num_parameters
+    tuned = parameters
+    if options.adapters is not None:
+        tuned = num_adapter_parameters(checkpoint.spec, options.adapters)
     return {
         "checkpoint": str(checkpoint.folder),
         "output": str(output_path),
-        "parameters": Subnet.full(checkpoint.spec).num_parameters,
+        "parameters": parameters,
+        "tuned_parameters": tuned,
         "tokens": options.steps * options.batch_tokens,
         "memory_bytes": tuning_memory(checkpoint.spec, options).total,
     }
@@ -166,7 +196,10 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("would tune", plan["checkpoint"]),
         ("into", plan["output"]),
-        ("parameters", f"{plan['parameters']:,}"),
+        (
+            "parameters",
+            f"{plan['parameters']:,}, of them tuned or added {plan['tuned_parameters']:,}",
+        ),
         ("text", f"{plan['tokens']:,} tokens"),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
     ]

@@ -49,6 +49,15 @@ class BlockGraph:
         """All operators in the order in which they run."""
         spec, cut = self.spec, self.cut
         hidden = self.tokens * spec.hidden_size
+        if cut.groups:
+            yield from self._attention_half(hidden)
+        if cut.neurons:
+            yield self._norm("mlp_norm", hidden, spec.hidden_size, "hidden", "normed")
+            yield from self._mixture() if self.experts else self._mlp(cut.neurons)
+            yield from self._residual("mlp_post_norm", "down", hidden)
+
+    def _attention_half(self, hidden: int) -> Iterator[Operator]:
+        spec, cut = self.spec, self.cut
         query, key = self.tokens * cut.groups * spec.group_size, self.tokens * self._key_size
         yield self._norm("attention_norm", hidden, spec.hidden_size, "hidden", "normed")
         yield from self._products("normed", ("q", "k", "v"))
@@ -61,9 +70,6 @@ class BlockGraph:
         yield from self._attention()
         yield from self._products("attended", ("o",))
         yield from self._residual("attention_post_norm", "o", hidden)
-        yield self._norm("mlp_norm", hidden, spec.hidden_size, "hidden", "normed")
-        yield from self._mixture() if self.experts else self._mlp(cut.neurons)
-        yield from self._residual("mlp_post_norm", "down", hidden)
 
     @property
     def _key_size(self) -> int:

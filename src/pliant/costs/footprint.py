@@ -24,10 +24,10 @@ _ENOUGH_TASKS = 8
 _OWN_LANE_VALUES = 2048
 _SMALL_WORK = 200_000
 _TILE_ROWS = 32
-#: sizeof(AttentionRow), sizeof(BestToken), and an entry's position with its log-weight.
+#: sizeof(AttentionRow), sizeof(BestToken), and an entry's position, token and log-weight.
 _ATTENTION_ROW_BYTES = 40
 _BEST_TOKEN_BYTES = 12
-_ENTRY_BYTES = 8
+_ENTRY_BYTES = 12
 _GROUP_BYTES = 64 + 4 + 4
 #: For what varies from run to run: stacks, arenas of the allocator, parts of pages.
 _SPARE_BYTES, _SPARE_PART = 700_000, 0.004

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pliant.adapters import low_rank_bytes
 from pliant.bits import GROUP_COLUMNS, ceil_div
 from pliant.errors import UsageError
 from pliant.spec import ModelSpec
@@ -50,29 +51,35 @@ class MemoryCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     weight_bytes: int
     cache_bytes: int
     scratch_bytes: int
+    adapter_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All of it; what a memory budget is compared with."""
-        return self.weight_bytes + self.cache_bytes + self.scratch_bytes
+        return self.weight_bytes + self.adapter_bytes + self.cache_bytes + self.scratch_bytes
 
 
-def subnet_memory(subnet: Subnet, working: WorkingSet) -> MemoryCost:
-    """Exact weights and cache of `subnet`, and scratch for steps of `working.chunk` tokens."""
+def subnet_memory(subnet: Subnet, working: WorkingSet, rank: int = 0) -> MemoryCost:
+    """Exact weights and cache of `subnet`, and scratch for steps of `working.chunk` tokens.
+
+    `rank` is that of the artifact's adapters, whose factors are held for the shape (0: none).
+    """
     entries = working.sequences * working.context
     cache = subnet.cache_bytes(entries, working.cache_value_bytes)
     return MemoryCost(
         weight_bytes=subnet.weight_bytes,
         cache_bytes=cache + entries * _ENTRY_METADATA_BYTES,
-        scratch_bytes=scratch_bytes(subnet, working.chunk),
+        scratch_bytes=scratch_bytes(subnet, working.chunk, rank),
+        adapter_bytes=low_rank_bytes(subnet.spec, subnet.shape, rank) if rank else 0,
     )
 
 
-def scratch_bytes(subnet: Subnet, chunk: int) -> int:
+def scratch_bytes(subnet: Subnet, chunk: int, rank: int = 0) -> int:
     """Activations of a step of `chunk` tokens: fp32 rows and their int8 copies, one logit row.
 
     Per token: residual, norm and output (hidden), query and attention output (query rows), key and
-    value, gate and up (neurons), cosines and sines; int8 copies of the rows that enter `q` and
+    value, gate and up (neurons), what adapters make of q, k and v (3 ranks), cosines and sines;
+    int8 copies of the rows that enter `q` and
     `down`. Buffers of the kernels, some dozens of kB per thread, are left out, and the parts of
     results where threads share a long context of few groups.
     """
@@ -80,7 +87,7 @@ def scratch_bytes(subnet: Subnet, chunk: int) -> int:
     hidden = spec.hidden_size
     groups, neurons = max(shape.groups), max(shape.neurons)
     query, key = groups * spec.group_size, groups * spec.head_dim
-    rows = (hidden, hidden, hidden, query, query, key, key, neurons, neurons)
+    rows = (hidden, hidden, hidden, query, query, key, key, neurons, neurons, 3 * rank)
     floats = sum(ceil_div(row, _ROW_FLOATS) * _ROW_FLOATS for row in rows) + spec.head_dim
     int8_groups = ceil_div(max(hidden, query), GROUP_COLUMNS) + ceil_div(neurons, GROUP_COLUMNS)
     # A group is 64 codes with an fp32 scale and an int32 sum.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pliant.adapters import low_rank_bytes
 from pliant.bits import plane_bytes, scale_bytes
 from pliant.errors import UsageError
 from pliant.subnet import Subnet
@@ -25,14 +26,17 @@ class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.weight_bytes + self.cache_bytes
 
 
-def decode_traffic(subnet: Subnet, context: int, cache_value_bytes: int = 2) -> TokenTraffic:
+def decode_traffic(
+    subnet: Subnet, context: int, cache_value_bytes: int = 2, rank: int = 0
+) -> TokenTraffic:
     """Traffic of one token behind `context` cached ones, of 1 (int8), 2 or 4 bytes a value.
 
     Every kept matrix is read once, of the embedding only the token's own row; the cache is read
-    over the part that each block's window shows and written by one entry.
+    over the part that each block's window shows and written by one entry. Adapters of `rank`, if
+    there are some, count among the weights.
     """
     spec = subnet.spec
-    weights = subnet.weight_bytes
+    weights = subnet.weight_bytes + (low_rank_bytes(spec, subnet.shape, rank) if rank else 0)
     rows, columns = spec.vocab_size, spec.hidden_size
     embedding = subnet.bits.embedding * plane_bytes(rows, columns) + scale_bytes(rows, columns)
     if not spec.tied_embeddings:

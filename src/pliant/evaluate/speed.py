@@ -82,12 +82,14 @@ class Runner:
     """A model to be timed, the subnet it runs, what its figures hold for, and its memory.
 
     `memory` returns the bytes the model holds; it is asked while the cache of a run is alive.
+    `rank` is that of its adapters (0: none), which it reads too.
     """
 
     model: TokenModel
     subnet: Subnet
     conditions: str = ""
     memory: Callable[[], int] | None = None
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,12 @@ def measure_speed(
     workload: Workload,
     *,
     conditions: str = "",
+    rank: int = 0,
     progress: Progress = silent,
 ) -> Speed:
     """`measure_speeds` of a single model; `conditions` is a text such as `2 threads, avx2`."""
-    return measure_speeds([Runner(model, subnet, conditions)], workload, progress=progress)[0]
+    runner = Runner(model, subnet, conditions, rank=rank)
+    return measure_speeds([runner], workload, progress=progress)[0]
 
 
 def time_run(runner: Runner, workload: Workload) -> RunSample:
@@ -166,7 +170,7 @@ def time_run(runner: Runner, workload: Workload) -> RunSample:
 
 def speed_of(runner: Runner, samples: Sequence[RunSample], workload: Workload) -> Speed:
     """The figures of the runs of one runner."""
-    traffic = decode_traffic(runner.subnet, workload.middle_context)
+    traffic = decode_traffic(runner.subnet, workload.middle_context, rank=runner.rank)
     first = np.array([sample.first_seconds for sample in samples])
     rates = workload.decode_tokens / np.array([sample.decode_seconds for sample in samples])
 

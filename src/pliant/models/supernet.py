@@ -19,9 +19,10 @@ from pliant.errors import CheckpointError, UsageError
 from pliant.models.attention import KeyValueCache, attend, rotate, rotation
 from pliant.models.checkpoint import Checkpoint
 from pliant.models.permutation import permuted_block
+from pliant.models.smol import ShapeAdapters
 from pliant.shape import SubnetShape
 from pliant.shape.orders import WidthOrders
-from pliant.spec import Activation, ModelSpec
+from pliant.spec import BLOCK_MATRICES, Activation, ModelSpec
 from pliant.spec.checkpoint_names import checkpoint_names
 
 #: Called with a name and the tensor that is about to enter that matrix: "q" (which `k` and `v`
@@ -37,6 +38,9 @@ class Supernet:
 
     Weights are plain tensors, so an optimizer takes `parameters()` and tuning replaces entries.
     `shape` is what is stored: everything of the spec, or what `sliced` has left.
+
+    With `adapters` the weights depend on the whole shape: `forward` sees to that, and `at(shape)`
+    gives the model whose blocks are those of one shape.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class Supernet:
         self.spec = spec
         self.weights = weights
         self.shape = shape
+        self.adapters: ShapeAdapters | None = None
+        #: `a_RI, b_OR` of updates that are added to matrices, by name; what `at` has made.
+        self.low_rank: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     # --- making one -----------------------------------------------------------------------------
 
@@ -104,12 +111,34 @@ class Supernet:
         With a `cache` the tokens continue those it holds, and are added to it.
         """
         shape = self._checked(shape)
-        hidden_BTD = self.embed(tokens_BT)
+        hidden_BTD, adapted = self.embed(tokens_BT), self.at(shape)
         for block, groups, neurons in zip(shape.blocks, shape.groups, shape.neurons, strict=True):
-            hidden_BTD = self.block(block, hidden_BTD, groups, neurons, cache=cache)
+            hidden_BTD = adapted.block(block, hidden_BTD, groups, neurons, cache=cache)
         return self.logits(hidden_BTD)
 
     __call__ = forward
+
+    def at(self, shape: SubnetShape | None = None, noise_E: torch.Tensor | None = None) -> Supernet:
+        """The same weights with the adapters of `shape`; itself where there are none.
+
+        `noise_E` moves the choice of experts, as training does (`ShapeAdapters.gates`).
+        """
+        if self.adapters is None:
+            return self
+        adapted = self.sharing(self.weights)
+        adapted.low_rank = self.adapters.low_rank(self._checked(shape), noise_E)
+        adapted.adapters = None
+        return adapted
+
+    def without_adapters(self) -> Supernet:
+        """The same weights alone."""
+        return Supernet(self.spec, self.weights, self.shape)
+
+    def sharing(self, weights: MutableMapping[str, torch.Tensor]) -> Supernet:
+        """This model with other weights of the same names, and its adapters."""
+        other = Supernet(self.spec, weights, self.shape)
+        other.adapters, other.low_rank = self.adapters, self.low_rank
+        return other
 
     def embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """The hidden state `[B, T, D]` that enters the first block."""
@@ -132,7 +161,7 @@ class Supernet:
         0 of them leave out the attention or the MLP.
         `observe("q", x)`, then for "o", "gate" and "down", sees their inputs, `[B, T, I]`.
         """
-        weights = self.block_weights(index, groups, neurons)
+        weights = self._adapted_weights(index, self.block_weights(index, groups, neurons))
         if "q" in weights:
             mixed_BTD = self._attention(index, weights, hidden_BTD, cache, observe)
             hidden_BTD = hidden_BTD + self._post_norm(weights, "attention_post_norm", mixed_BTD)
@@ -165,6 +194,18 @@ class Supernet:
             name: self.weights[f"blocks.{index}.{name}"][tuple(map(slice, shape))]
             for name, shape in shapes.items()
         }
+
+    def _adapted_weights(
+        self, index: int, weights: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """With the factors of each update, as `q.a` and `q.b`, cut to what is kept of `q`."""
+        prefix = f"blocks.{index}."
+        for matrix in BLOCK_MATRICES if self.low_rank else ():
+            if prefix + matrix in self.low_rank and matrix in weights:
+                rows, columns = weights[matrix].shape
+                a_RI, b_OR = self.low_rank[prefix + matrix]
+                weights[f"{matrix}.a"], weights[f"{matrix}.b"] = a_RI[:, :columns], b_OR[:rows]
+        return weights
 
     def _attention(
         self,
@@ -236,8 +277,10 @@ class Supernet:
         """The subnet of `shape` as a model of its own: kept weights copied, blocks renumbered.
 
         Its spec states the largest width of any block; with uniform widths that is every block's.
+        Adapters of the shape are added to the weights they belong to.
         """
         shape = self._checked(shape)
+        updates = self.at(shape).low_rank
         spec = msgspec.structs.replace(
             self.spec,
             num_blocks=len(shape.blocks),
@@ -252,6 +295,9 @@ class Supernet:
             views = self.block_weights(block, shape.groups[place], shape.neurons[place])
             for name, view in views.items():
                 copy = view.detach().clone(memory_format=torch.contiguous_format)
+                if f"blocks.{block}.{name}" in updates:
+                    a_RI, b_OR = (part.detach() for part in updates[f"blocks.{block}.{name}"])
+                    copy += b_OR[: len(view)] @ a_RI[:, : view.shape[1]]
                 weights[f"blocks.{place}.{name}"] = copy
         places = tuple(range(len(shape.blocks)))
         return Supernet(spec, weights, SubnetShape(places, shape.groups, shape.neurons))
@@ -260,9 +306,12 @@ class Supernet:
         """Put groups and neurons of every block in the given order, in place.
 
         The dense function stays the same; afterwards every width is a prefix. One block's weights
-        are copied at a time.
+        are copied at a time. Adapters are made for weights in order: `UsageError` where there are
+        some.
         """
         orders.check(self.spec)
+        if self.adapters is not None:
+            raise UsageError("Weights with adapters are in order already; permute them before.")
         for block, (groups, neurons) in enumerate(zip(orders.groups, orders.neurons, strict=True)):
             views = self.block_weights(block)
             with torch.no_grad():
@@ -278,6 +327,8 @@ class Supernet:
         for name, weight in self.weights.items():
             moved = weight.detach().to(device=device, dtype=dtype)
             self.weights[name] = moved.requires_grad_(weight.requires_grad)
+        if self.adapters is not None:
+            self.adapters.to(device)
 
     def parameters(self) -> Iterator[torch.Tensor]:
         """All weights, tied embeddings once: what an optimizer takes."""
@@ -305,7 +356,11 @@ class Supernet:
 
 
 def _linear(weights: Mapping[str, torch.Tensor], matrix: str, x: torch.Tensor) -> torch.Tensor:
-    return functional.linear(x, weights[matrix], weights.get(f"{matrix}.bias"))
+    result = functional.linear(x, weights[matrix], weights.get(f"{matrix}.bias"))
+    if f"{matrix}.a" not in weights:
+        return result
+    reduced = functional.linear(x, weights[f"{matrix}.a"])
+    return result + functional.linear(reduced, weights[f"{matrix}.b"])
 
 
 def _widened(x: torch.Tensor) -> torch.Tensor:

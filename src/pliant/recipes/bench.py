@@ -136,7 +136,13 @@ def bench(
     engines = [Engine(artifact, subnet, threads=count) for _, subnet, count in cases]
     try:
         runners = [
-            Runner(engine, engine.subnet, threads_text(engine.threads), memory_of(engine))
+            Runner(
+                engine,
+                engine.subnet,
+                threads_text(engine.threads),
+                memory_of(engine),
+                engine.adapter_rank,
+            )
             for engine in engines
         ]
         clock = _Clock(workload.repeats, say)

@@ -47,14 +47,19 @@ from pliant.measurement import (
     peak_memory_bytes,
     silent,
 )
-from pliant.models import Checkpoint, Supernet, streamed_supernet
+from pliant.models import Checkpoint, ShapeAdapters, Supernet, streamed_supernet
 from pliant.receipt import Receipt
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
 from pliant.recipes.quality import check_quality, rounding_receipts
-from pliant.recipes.tuned_checkpoint import TuningRecord, read_record
+from pliant.recipes.tuned_checkpoint import (
+    ADAPTERS_FILE,
+    TuningRecord,
+    read_adapters,
+    read_record,
+)
 from pliant.runtime import Engine, Tokenizer
 from pliant.sensitivities import Sensitivities
 from pliant.shape import (
@@ -170,18 +175,30 @@ def build(
     sequences, length = tokens.orders_BT.shape
     if options.rounding != "nearest":
         check_enough(source.spec, tokens.orders_BT.size)
-    memory = plan_memory(source.spec, sequences, length, _limit(max_ram), rounding=options.rounding)
-    fingerprint = source.fingerprint
     tuned = read_record(source.folder, source.spec)
+    adapters = tuned.adapters if tuned else None
+    memory = plan_memory(
+        source.spec,
+        sequences,
+        length,
+        _limit(max_ram),
+        rounding=options.rounding,
+        adapters=adapters,
+    )
+    fingerprint = source.fingerprint
     inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
+    loaded = None
+    if adapters is not None:
+        loaded = read_adapters(source.folder, source.spec, adapters)
+        inputs += hashlib.sha256((source.folder / ADAPTERS_FILE).read_bytes()).hexdigest()
     writer = ArtifactWriter(
-        output, source.spec, options.codec, options.planes,
+        output, source.spec, options.codec, options.planes, adapters=adapters,
         fingerprint=hashlib.sha256(inputs.encode()).hexdigest(), replace=replace,
     )  # fmt: skip
     with writer:
         was_resumed = writer.is_resumed
         record = SourceRecord(source.folder.name, fingerprint)
-        work = _Build(source, tokenizer, tokens, memory, options, tuned, writer, progress)
+        work = _Build(source, tokenizer, tokens, memory, options, tuned, loaded, writer, progress)
         findings = work.run(record)
         block_errors = work.block_errors()
         check_quality(findings.receipts, max_kl)
@@ -220,6 +237,7 @@ class _Build:
     memory: MemoryPlan
     options: BuildOptions
     tuned: TuningRecord | None
+    adapters: ShapeAdapters | None
     writer: ArtifactWriter
     progress: Progress
 
@@ -227,10 +245,12 @@ class _Build:
         """All stages; what a run that was stopped has finished is taken from its folder."""
         orders = self._stage("orders.json", WidthOrders, self._find_orders)
         ordered = self._supernet(orders)
+        ordered.adapters = self.adapters
         paths = self._stage("paths.json", dict[str, DepthPath], lambda: self._find_paths(ordered))
         default = min(paths, key=lambda method: sum(paths[method].losses.values()))
         finer = self._stage("finer.json", _Finer, lambda: self._find_finer(ordered))
         self._write_weights(ordered)
+        self._write_adapters()
         companions = self._write_companions()
         findings = Findings(
             source=source,
@@ -326,6 +346,9 @@ class _Build:
         """Encode every matrix that is not on disk yet, block by block."""
         codec = codecs[self.options.codec].with_planes(self.options.planes)
         tokens_BT = torch.from_numpy(self.tokens.orders_BT)
+        # Blocks are learned as the weights alone make them: adapters are added to what is rounded.
+        learned = self.options.rounding == "reconstruct"
+        ordered = ordered.without_adapters() if learned else ordered.at()
         names = list(ordered.spec.tensors())
         left = [name for name in names if not self.writer.is_done(name)]
         done = len(names) - len(left)
@@ -341,6 +364,13 @@ class _Build:
                 self.writer.write_vector(name, value)
             done += 1
             self.progress("encoding", done, len(names))
+
+    def _write_adapters(self) -> None:
+        if self.adapters is None:
+            return
+        for name, tensor in self.adapters.stored_tensors().items():
+            if not self.writer.is_done(name):
+                self.writer.write_adapter(name, tensor.numpy())
 
     def _keep_error(self, block: int, error: BlockError) -> None:
         """Remember how far a learned block's output is from the dense one."""
@@ -374,7 +404,7 @@ class _Build:
             ranking=finer.width_ranking,
             progress=self.progress,
         )
-        matrices = matrix_sensitivities(ordered, choices_BT, codec, encoded, self.progress)
+        matrices = matrix_sensitivities(ordered.at(), choices_BT, codec, encoded, self.progress)
         return msgspec.structs.replace(measured, matrices=matrices)
 
     def _receipts(self, ordered: Supernet, artifact: Artifact) -> tuple[Receipt, ...]:
@@ -382,7 +412,7 @@ class _Build:
         choices_BT = torch.from_numpy(self.tokens.choices_BT)
         text_name = f"held-out part of {self.tokens.description}"
         return rounding_receipts(
-            artifact, ordered, choices_BT, self.tokenizer, text_name, self.progress
+            artifact, ordered.at(), choices_BT, self.tokenizer, text_name, self.progress
         )
 
     def _write_companions(self) -> tuple[str, ...]:

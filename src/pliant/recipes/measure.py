@@ -52,7 +52,8 @@ def measure(
 ) -> Receipt:
     """Quality on `documents`, bytes at `context` cached tokens, and speed of one subnet."""
     subnet = model.subnet(address)
-    cost = subnet_memory(subnet, WorkingSet(context=context))
+    rank = model.artifact.adapters.rank if model.artifact.adapters else 0
+    cost = subnet_memory(subnet, WorkingSet(context=context), rank)
     with model.engine(subnet, threads=threads) as engine:
         loss = evaluate_text(engine.engine, engine.tokenizer, documents)
         used = engine.engine.threads
@@ -63,6 +64,7 @@ def measure(
             subnet,
             Workload(prompt_tokens=tokens, decode_tokens=tokens),
             conditions="1 thread" if used == 1 else f"{used} threads",
+            rank=rank,
         )
     return Receipt(
         address=address or "full",

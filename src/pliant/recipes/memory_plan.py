@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pliant.adapters import AdapterSpec, num_adapter_parameters
 from pliant.calibrate import ReconstructionOptions, moment_bytes, reconstruction_bytes
 from pliant.errors import OutOfSpaceError
 from pliant.measurement import MemoryLimit, format_bytes
@@ -51,10 +52,12 @@ def plan_memory(
     limit: MemoryLimit | None = None,
     *,
     rounding: Rounding = "nearest",
+    adapters: AdapterSpec | None = None,
 ) -> MemoryPlan:
     """The memory of a build on `sequences` windows of `length` tokens each.
 
     Rounding with error feedback holds moments, reconstruction what it learns of a block too.
+    `adapters` are held whole, and once more merged for a shape.
 
     Without a limit the whole dense model is held in fp32. Under a limit what is left after all
     else holds weights; `OutOfSpaceError` names the smallest limit that works.
@@ -70,6 +73,8 @@ def plan_memory(
     if rounding == "reconstruct":
         learning = reconstruction_bytes(spec, length, ReconstructionOptions())
         working = max(working, moment_bytes(spec) + learning + _COPIES_OF_LARGEST * largest)
+    if adapters is not None:
+        working += 2 * 4 * num_adapter_parameters(spec, adapters)
     plan = MemoryPlan(
         base=_BASE_BYTES, activations=activations, working=working, weights=sum(units.values())
     )

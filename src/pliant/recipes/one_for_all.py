@@ -25,7 +25,7 @@ import torch
 from pliant.calibrate import find_depth_paths, find_width_orders, mean_loss
 from pliant.errors import InterruptedJobError, UsageError
 from pliant.measurement import Progress, peak_memory_bytes, silent
-from pliant.models import Checkpoint, Supernet
+from pliant.models import Checkpoint, ShapeAdapters, Supernet
 from pliant.recipes.build import COMPANIONS, BuildOptions, build
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
@@ -181,6 +181,11 @@ class _Run:
         model.to(device)
         choices = self._choices(model)
         model.permute(choices.orders)
+        if self.tune.adapters is not None:
+            model.adapters = ShapeAdapters.initialized(
+                model.spec, self.tune.adapters, self.tune.seed
+            )
+            model.adapters.to(device)
         space = choices.space(model)
         fingerprint = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         tuner = ShapeTuner(
@@ -214,7 +219,7 @@ class _Run:
         if self.workers.is_first:
             record = TuningRecord(
                 version=1, settings=self.settings, receipt=receipt,
-                depth_paths={choices.path.method: choices.path},
+                depth_paths={choices.path.method: choices.path}, adapters=self.tune.adapters,
             )  # fmt: skip
             write_tuned(model, self.source.folder, COMPANIONS, record, output)
             shutil.copyfile(self.state / LOG_FILE, output / LOG_FILE)
@@ -235,6 +240,11 @@ class _Run:
         """Orders and paths of the untuned model, or those that its own record names."""
         spec, options = model.spec, self.options
         record = read_record(self.source.folder, spec)
+        if record is not None and record.adapters is not None:
+            raise UsageError(
+                f"{self.source.folder} has adapters from a tuning; tune the checkpoint they were "
+                "made for, or build this one."
+            )
         if record is not None:
             orders, paths = WidthOrders.identity(spec), record.depth_paths
         else:
@@ -258,9 +268,7 @@ class _Run:
         """Nats per token on the calibration windows that choose, of the shapes of a receipt."""
         windows_BT = torch.from_numpy(self.tokens.choices_BT)
         windows_BT = windows_BT.to(model.weights["embedding"].device)
-        frozen = Supernet(
-            model.spec, {n: w.detach() for n, w in model.weights.items()}, model.shape
-        )
+        frozen = model.sharing({n: w.detach() for n, w in model.weights.items()})
         return {
             named.name: mean_loss(frozen, windows_BT, named.shape) for named in _reported(space)
         }

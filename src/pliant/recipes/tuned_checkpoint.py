@@ -1,7 +1,8 @@
 """A tuned checkpoint: a Hugging Face folder whose weights lie in order and are tuned for shapes.
 
 Beside the usual files lies `pliant_tuning.json`: which blocks each depth keeps, under what settings
-the weights were tuned, and what that gave. `build` takes the choices from there.
+the weights were tuned, and what that gave. `build` takes the choices from there. Where adapters
+were tuned, the weights are as they were, in order, beside them `pliant_adapters.safetensors`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import Any
 
 import msgspec
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
+from pliant.adapters import AdapterSpec
 from pliant.errors import CheckpointError, PliantError
-from pliant.models import Supernet
+from pliant.models import ShapeAdapters, Supernet
 from pliant.shape import DepthPath, SubnetShape
 from pliant.spec import ModelSpec
 
 RECORD_FILE = "pliant_tuning.json"
+ADAPTERS_FILE = "pliant_adapters.safetensors"
 _SHARD_BYTES = 4 * 10**9
 
 
@@ -52,6 +56,16 @@ class TuningRecord(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     depth_paths: dict[str, DepthPath]
     receipt: TuneReceipt
+    adapters: AdapterSpec | None = None
+
+
+def read_adapters(folder: Path, spec: ModelSpec, adapters: AdapterSpec) -> ShapeAdapters:
+    """The adapters of a tuned checkpoint whose record names them; `CheckpointError` if damaged."""
+    path = folder / ADAPTERS_FILE
+    try:
+        return ShapeAdapters(spec, adapters, load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); tune again.") from error
 
 
 def read_record(folder: Path, spec: ModelSpec) -> TuningRecord | None:
@@ -91,7 +105,7 @@ def differences(asked: dict[str, Any], found: dict[str, Any]) -> str:
 def write_tuned(
     model: Supernet, source: Path, companions: Sequence[str], record: TuningRecord, folder: Path
 ) -> None:
-    """Write float32 weights, the source's config and companions, and the record.
+    """Write float32 weights and adapters, the source's config and companions, and the record.
 
     The folder appears under its name when it is whole; what was there is replaced.
     """
@@ -105,6 +119,10 @@ def write_tuned(
         if (source / name).is_file():
             shutil.copyfile(source / name, partial / name)
     _write_weights(model, partial)
+    if model.adapters is not None:
+        stored = {name: tensor.cpu() for name, tensor in model.adapters.stored_tensors().items()}
+        save_file(stored, partial / ADAPTERS_FILE)
+        (partial / ADAPTERS_FILE).chmod(0o644)
     (partial / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
     if folder.exists():
         shutil.rmtree(folder)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant import _native
+from pliant.adapters import AdapterSpec, Factors
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.chunk import Chunk
+from pliant.runtime.low_rank import encode_factors
 from pliant.runtime.switching import Entries, Switch, new_bytes, outcome_of
 from pliant.runtime.threads import usable_threads
+from pliant.shape import SubnetShape
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
@@ -64,6 +67,18 @@ class WeightSource(Protocol):
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm weight or bias."""
+
+
+@runtime_checkable
+class AdaptedSource(WeightSource, Protocol):
+    """A source that may have adapters beside its planes."""
+
+    @property
+    def adapters(self) -> AdapterSpec | None:
+        """Their numbers; None where there are none."""
+
+    def low_rank(self, shape: SubnetShape) -> Callable[[str, int, int], Factors] | None:
+        """Makes the update of a matrix for a shape, from its name and the rows and columns kept."""
 
 
 class Engine:
@@ -117,6 +132,8 @@ class Engine:
         self._config = config
         self._decoder = _decoder(config, artifact, subnet)
         self._head_screen = head_screen
+        adapters = artifact.adapters if isinstance(artifact, AdaptedSource) else None
+        self._adapter_rank = adapters.rank if adapters else 0
         self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
 
     def __repr__(self) -> str:
@@ -140,6 +157,11 @@ class Engine:
     def max_context(self) -> int:
         """Most tokens of one sequence."""
         return self._subnet.spec.max_context
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of the updates that adapters add to each matrix; 0 without adapters."""
+        return self._adapter_rank
 
     @property
     def threads(self) -> int:
@@ -259,7 +281,7 @@ class Engine:
         started = time.perf_counter()
         with self._turn:
             before = self._subnet
-            outcome = outcome_of(before, subnet, entries)
+            outcome = outcome_of(before, subnet, entries, self._adapter_rank > 0)
             other = _decoder(self._config, self._artifact, subnet)
             try:
                 caches, tokens = self._decoder.switch_to(other, outcome == "rebuilt")
@@ -298,7 +320,8 @@ class Engine:
 
         `mapped`: planes and scales it reads, shared with every engine of the artifact; `touched`:
         those of them that are in memory now (counted by the page, so at most `mapped`); `vectors`:
-        norms and biases; `cache`: reserved by its live caches; `scratch`: everything else.
+        norms and biases; `adapters`: factors folded for this shape; `cache`: reserved by its live
+        caches; `scratch`: everything else.
         """
         return self._decoder.memory()
 
@@ -356,10 +379,11 @@ def _decoder(
         raise UsageError("The subnet was cut for another model; cut it from this artifact.")
     spec, bits = subnet.spec, subnet.bits
     vocabulary = (spec.vocab_size, spec.hidden_size)
+    update = artifact.low_rank(subnet.shape) if isinstance(artifact, AdaptedSource) else None
     head_name = "embedding" if spec.tied_embeddings else "head"
     embedding = _plane_matrix(artifact, "embedding", vocabulary, bits.embedding)
     head = _plane_matrix(artifact, head_name, vocabulary, bits.head)
-    blocks = [_block(artifact, subnet, place) for place in range(len(subnet.shape.blocks))]
+    blocks = [_block(artifact, subnet, place, update) for place in range(len(subnet.shape.blocks))]
     try:
         return _native.Decoder(config, embedding, head, artifact.vector("final_norm"), blocks)
     except MemoryError as error:
@@ -369,8 +393,13 @@ def _decoder(
         ) from error
 
 
-def _block(artifact: WeightSource, subnet: Subnet, place: int) -> _native.Block:
-    """The kept block number `place` with prefixes of its matrices and biases."""
+def _block(
+    artifact: WeightSource,
+    subnet: Subnet,
+    place: int,
+    update: Callable[[str, int, int], Factors] | None,
+) -> _native.Block:
+    """The kept block number `place` with prefixes of its matrices and biases, and its updates."""
     spec, shape = subnet.spec, subnet.shape
     index, groups, neurons = shape.blocks[place], shape.groups[place], shape.neurons[place]
     rotation, window = spec.block_ropes[index], spec.block_windows[index]
@@ -382,6 +411,9 @@ def _block(artifact: WeightSource, subnet: Subnet, place: int) -> _native.Block:
         else:
             planes = getattr(subnet.bits.blocks[place], name)
             block.set_matrix(name, _plane_matrix(artifact, full_name, size, planes))
+            if update is not None:
+                factors = update(full_name, size[0], size[1])
+                block.set_low_rank(name, encode_factors(factors).native())
     return block
 
 

@@ -38,14 +38,17 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
         return f"switched in {self.seconds * 1e3:.1f} ms, {entries}"
 
 
-def outcome_of(before: Subnet, after: Subnet, entries: Entries) -> Outcome:
+def outcome_of(
+    before: Subnet, after: Subnet, entries: Entries, is_adapted: bool = False
+) -> Outcome:
     """What must become of entries that `before` computed, for `after` to go on with them.
 
     A block's keys and values depend on everything below it and on how it makes them itself. So
     they are the same where the kept blocks with attention up to the last one agree in all that
     lies below; they can be kept where `after` has no block and no group that `before` lacks.
+    Adapters (`is_adapted`) depend on the whole shape: then only cuts of one shape agree.
     """
-    if _same_entries(before, after):
+    if _same_entries(before, after) and not (is_adapted and before.shape != after.shape):
         return "same"
     groups = dict(zip(before.shape.blocks, before.shape.groups, strict=True))
     kept = zip(after.shape.blocks, after.shape.groups, strict=True)

@@ -4,7 +4,7 @@ from pliant.tune.distillation import ShapeLoss, Teacher, balance_factor, shape_l
 from pliant.tune.interruption import StopRequest
 from pliant.tune.memory import TuningMemory, available_bytes, require_memory, tuning_memory
 from pliant.tune.optimizer import FlatTensors, MuonAdam, orthogonalized
-from pliant.tune.options import PRECISIONS, Precision, TuneOptions
+from pliant.tune.options import MODES, PRECISIONS, Mode, Precision, TuneOptions
 from pliant.tune.sandwich import NamedShape, Sampler, Sandwich, named_shapes, only
 from pliant.tune.schedule import SCHEDULES, Schedule, rate_factor
 from pliant.tune.state import TrainingProgress, load_state, save_state
@@ -13,9 +13,11 @@ from pliant.tune.workers import Workers, joined_workers
 
 __all__ = [
     "LOG_FILE",
+    "MODES",
     "PRECISIONS",
     "SCHEDULES",
     "FlatTensors",
+    "Mode",
     "MuonAdam",
     "NamedShape",
     "Precision",

@@ -9,9 +9,10 @@ import msgspec
 import psutil
 import torch
 
+from pliant.adapters import num_adapter_parameters
 from pliant.errors import OutOfSpaceError
 from pliant.measurement import format_bytes
-from pliant.spec import ModelSpec
+from pliant.spec import BLOCK_MATRICES, ModelSpec
 from pliant.tune.distillation import LOGIT_BYTES
 from pliant.tune.options import TuneOptions
 
@@ -20,6 +21,8 @@ _BASE_BYTES = 400 * 2**20
 #: Weights, gradients, momentum and Muon's updates, all fp32; half-precision copies in bfloat16.
 _COPIES = 4
 _HALF_COPIES = 0.5
+#: Of adapters: themselves, gradients, momentum, variance, and the gradients of merged experts.
+_ADAPTER_COPIES = 5
 #: fp32 values per token that autograd keeps of one block, by what they are as wide as: two norms
 #: (input, normed, result) and the residual sums; queries, keys, values before and after rotation
 #: and repetition, the mixture; gate, its activation, up, their product.
@@ -45,17 +48,22 @@ def tuning_memory(spec: ModelSpec, options: TuneOptions) -> TuningMemory:
     """What tuning a model of this spec needs; the full shape's backward pass is its peak."""
     parameters = sum(math.prod(shape) for shape in spec.tensors().values())
     copies = _COPIES + (_HALF_COPIES if options.precision == "bfloat16" else 0)
+    adapters, adapted = options.adapters, 0
+    if adapters is not None:
+        copies -= _COPIES - 1  # the weights have no gradient
+        adapted = _ADAPTER_COPIES * num_adapter_parameters(spec, adapters)
     tokens = options.windows_at_once * options.window_tokens
     heads = spec.num_heads * spec.head_dim
     block = _HIDDEN_COPIES * spec.hidden_size + _HEAD_COPIES * heads
     block += _NEURON_COPIES * spec.ffn_size
+    block += options.rank * len(BLOCK_MATRICES) if adapters is not None else 0
     kept = spec.num_blocks * (spec.hidden_size if options.checkpointing else block)
     running = block if options.checkpointing else 0
     logits = min(LOGIT_BYTES, 4 * tokens * spec.vocab_size) * _LOGIT_COPIES
     words = 2 * tokens * 12 * min(options.teacher_tokens, spec.vocab_size)
     return TuningMemory(
         base=_BASE_BYTES,
-        weights=int(4 * copies * parameters),
+        weights=int(4 * (copies * parameters + adapted)),
         activations=4 * tokens * (kept + running + 3 * spec.hidden_size) + logits + words,
     )
 

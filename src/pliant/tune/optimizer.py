@@ -108,7 +108,7 @@ class MuonAdam:
             scale = max(1.0, rows / columns) ** 0.5
             for name, update_OI in zip(names, orthogonalized(ahead_SOI), strict=True):
                 torch.mul(update_OI, scale, out=self._updates.views[name])
-        if add is not None:
+        if add is not None and self._matrices:
             add(self._updates.flat)
 
     def _adam(self, name: str, number: int, rate: float, weight_decay: float) -> None:

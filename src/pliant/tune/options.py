@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pliant.adapters import AdapterSpec
 from pliant.errors import UsageError
 from pliant.tune.schedule import SCHEDULES, Schedule
 
 Precision = Literal["float32", "bfloat16"]
+Mode = Literal["full", "smol"]
 
 #: Arithmetic of a tuning; weights and optimizer state are float32 in both.
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: What is tuned: all weights, or adapters beside weights that stay as they are.
+MODES: tuple[Mode, ...] = get_args(Mode)
+#: LoRA's alpha: an update is alpha / rank times the product of its factors.
+ALPHA = 16.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,10 @@ class TuneOptions:
     Matrices are tuned by Muon at `matrix_rate`, the rest by Adam at `vector_rate`, both warmed up
     over `warmup_steps` and falling by `schedule` to the share `final_rate`. `checkpointing` keeps
     only the input of each block for the backward pass and computes the rest again.
+
+    In the `mode` "smol" only adapters are tuned, `experts` of `rank` for each matrix of a block, of
+    which a shape uses `top_k`, all by Adam at `vector_rate`. One expert is a LoRA that all shapes
+    share.
     """
 
     steps: int
@@ -47,6 +57,10 @@ class TuneOptions:
     clip_norm: float = 1.0
     checkpointing: bool = False
     precision: Precision = "float32"
+    mode: Mode = "full"
+    rank: int = 16
+    experts: int = 5
+    top_k: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +92,17 @@ class TuneOptions:
                 f"There is no schedule {self.schedule!r} or no precision {self.precision!r}; "
                 f"there are {SCHEDULES} and {PRECISIONS}."
             )
+        if self.mode not in MODES:
+            raise UsageError(f"There is no mode {self.mode!r}; there are {MODES}.")
+        if self.mode == "smol":
+            AdapterSpec(self.rank, self.experts, self.top_k)
+
+    @property
+    def adapters(self) -> AdapterSpec | None:
+        """Numbers of the adapters that are tuned; None where the weights themselves are."""
+        if self.mode == "full":
+            return None
+        return AdapterSpec(self.rank, self.experts, self.top_k, ALPHA / self.rank)
 
     @property
     def windows_per_step(self) -> int:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pliant.data import Mixture
 from pliant.errors import UsageError
 from pliant.measurement import Progress, silent
-from pliant.models import Supernet
+from pliant.models import Supernet, gate_noise
 from pliant.shape import SubnetShape
 from pliant.tune.distillation import ShapeLoss, Teacher, balance_factor, shape_loss
 from pliant.tune.interruption import StopRequest
@@ -36,6 +36,8 @@ LOG_FILE = "tuning_log.jsonl"
 
 class ShapeTuner:
     """A supernet whose weights are tuned in place, with optimizer and place in the run.
+
+    Where the model has adapters, they are tuned and nothing else.
 
     `sampler` names the shapes of each step. The first learns from the text and teaches the others,
     which learn from its predictions of the same moment (in-place distillation, arXiv 1903.05134);
@@ -64,17 +66,24 @@ class ShapeTuner:
             )
         self._sampler, self._mixture, self._teacher = sampler, mixture, teacher
         self._folder = folder
+        if (model.adapters and model.adapters.adapters) != options.adapters:
+            raise UsageError(
+                f"The model has {model.adapters and model.adapters.adapters}, the options ask for "
+                f"{options.adapters or 'full tuning'}; give the model the adapters that are tuned."
+            )
+        # Without adapters the weights themselves; else they get no gradient.
+        self._tuned = model.adapters.tensors if model.adapters else model.weights
         for name, weight in model.weights.items():
-            model.weights[name] = weight.detach().requires_grad_()
+            model.weights[name] = weight.detach()
+        for name, tensor in self._tuned.items():
+            self._tuned[name] = tensor.detach().requires_grad_()
+        by_adam = set(self._tuned) if model.adapters else {"embedding", "head"}
         self._optimizer = MuonAdam(
-            model.weights,
-            frozenset({"embedding", "head"}),
-            self.workers.rank,
-            self.workers.count,
+            self._tuned, frozenset(by_adam), self.workers.rank, self.workers.count
         )
-        self._gradients = FlatTensors(model.weights)
-        for name, weight in model.weights.items():
-            weight.grad = self._gradients.views[name]
+        self._gradients = FlatTensors(self._tuned)
+        for name, tensor in self._tuned.items():
+            tensor.grad = self._gradients.views[name]
         self.progress = TrainingProgress(0, 0, 0.0, fingerprint)
         if folder is not None:
             self.progress = load_state(folder, fingerprint, self._tensors())
@@ -161,7 +170,7 @@ class ShapeTuner:
         losses: list[tuple[float, float]] = []
         for place, named in enumerate(shapes):
             teaches = place == 0 and len(shapes) > 1 and self._teacher is None and options.distill
-            found = self._loss(windows_BT, named.shape, teacher, bool(teaches))
+            found = self._loss(windows_BT, place, named.shape, teacher, bool(teaches))
             losses.append((found.objective.item(), found.text_loss.item()))
             factor = 1.0
             if options.balance and place:
@@ -173,15 +182,19 @@ class ShapeTuner:
     def _loss(
         self,
         windows_BT: torch.Tensor,
+        place: int,
         shape: SubnetShape,
         teacher: Teacher | None,
         teaches: bool,
     ) -> ShapeLoss:
-        options = self.options
+        options, noise_E = self.options, None
+        if options.adapters is not None:
+            noise_E = gate_noise(options.adapters, options.seed, self.progress.step, place)
         with self._arithmetic(windows_BT.device):
-            hidden_BTD = hidden_states(self.model, windows_BT[:, :-1], shape, options.checkpointing)
+            model = self.model.at(shape, noise_E)
+            hidden_BTD = hidden_states(model, windows_BT[:, :-1], shape, options.checkpointing)
             return shape_loss(
-                self.model, hidden_BTD.flatten(0, 1), windows_BT[:, 1:].flatten(), teacher,
+                model, hidden_BTD.flatten(0, 1), windows_BT[:, 1:].flatten(), teacher,
                 options.distill, options.teacher_tokens if teaches else 0,
             )  # fmt: skip
 
@@ -204,7 +217,7 @@ class ShapeTuner:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that a resumed run needs, by its name in the state file; live tensors."""
-        tensors = {f"weight.{name}": tensor for name, tensor in self.model.weights.items()}
+        tensors = {f"weight.{name}": tensor for name, tensor in self._tuned.items()}
         tensors |= {f"momentum.{name}": t for name, t in self._optimizer.momentum.items()}
         return tensors | {f"variance.{name}": t for name, t in self._optimizer.variance.items()}
 
@@ -230,6 +243,7 @@ class ShapeTuner:
                     "shape": named.name,
                     "objective": round(pair[0], 5),
                     "text_nats": round(pair[1], 5),
+                    **self._experts_of(named),
                 }
                 for named, pair in zip(shapes, losses, strict=True)
             ],
@@ -237,6 +251,14 @@ class ShapeTuner:
         assert self._folder is not None
         with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def _experts_of(self, named: NamedShape) -> dict[str, dict[str, float]]:
+        """The experts a shape uses and their gates, so that a log shows one that collapses."""
+        adapters = self.model.adapters
+        if adapters is None or adapters.adapters.experts == 1:
+            return {}
+        chosen = adapters.gates(named.shape)
+        return {"experts": {str(expert): round(gate.item(), 3) for expert, gate in chosen.items()}}
 
 
 def hidden_states(
