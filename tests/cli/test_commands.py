@@ -175,7 +175,7 @@ def test_a_missed_floor_is_code_4(
         nats = 100.0 if subnet.weight_bytes == full else 110.0
         return TextLoss(nats=nats, tokens=50, num_bytes=100, window=8, stride=8)
 
-    monkeypatch.setattr("pliant.recipes.fit.text_loss", loss)
+    monkeypatch.setattr("pliant.recipes.study.text_loss", loss)
     flags = ("--memory", "120kB", "--text", text_file, "--name", "tenth")
     ran = pliant("fit", artifact, *flags, "--max-loss", "+5%")
     assert ran.code == 4

@@ -278,3 +278,13 @@ def _locked_kib() -> int:
 
 def _fields(spec: ModelSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in spec.__struct_fields__}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_engine_maps_what_its_subnet_counts(
+    cut: str, open_engine: Callable[..., Engine]
+) -> None:
+    memory = open_engine(CUTS[cut]).memory()
+    matrices = sum(matrix.num_bytes for matrix in CUTS[cut].matrices())
+    assert memory["mapped"] + memory["vectors"] == CUTS[cut].weight_bytes
+    assert memory["mapped"] == matrices

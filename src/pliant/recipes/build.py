@@ -32,9 +32,7 @@ from pliant.calibrate import (
     BlockError,
     check_enough,
     find_depth_paths,
-    find_half_path,
     find_width_orders,
-    find_width_ranking,
     matrix_sensitivities,
     measure_sensitivities,
     remeasured_paths,
@@ -52,6 +50,7 @@ from pliant.receipt import Receipt
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import ROUNDINGS, Rounding, encoded_matrices
+from pliant.recipes.finer import HALF_METHODS, Finer, find_finer
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
 from pliant.recipes.quality import check_quality, rounding_receipts
 from pliant.recipes.tuned_checkpoint import (
@@ -70,7 +69,6 @@ from pliant.shape import (
     ShapeSpace,
     WidthMethod,
     WidthOrders,
-    WidthRanking,
     losses_from_json,
     losses_to_json,
 )
@@ -81,9 +79,6 @@ COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-
-#: Searches over halves of blocks; influence is one of whole blocks.
-HALF_METHODS = tuple(method for method in DEPTH_METHODS if method != "influence")
 
 Value = TypeVar("Value")
 
@@ -220,13 +215,6 @@ def build(
     )
 
 
-class _Finer(msgspec.Struct, frozen=True):
-    """What is found for finer cuts; nothing where it is not asked for."""
-
-    half_path: DepthPath | None = None
-    width_ranking: WidthRanking | None = None
-
-
 @dataclass(frozen=True)
 class _Build:
     """One build: its inputs, and a method for each stage."""
@@ -248,7 +236,7 @@ class _Build:
         ordered.adapters = self.adapters
         paths = self._stage("paths.json", dict[str, DepthPath], lambda: self._find_paths(ordered))
         default = min(paths, key=lambda method: sum(paths[method].losses.values()))
-        finer = self._stage("finer.json", _Finer, lambda: self._find_finer(ordered))
+        finer = self._stage("finer.json", Finer, lambda: self._find_finer(ordered))
         self._write_weights(ordered)
         self._write_adapters()
         companions = self._write_companions()
@@ -325,22 +313,16 @@ class _Build:
             progress=self.progress,
         )
 
-    def _find_finer(self, ordered: Supernet) -> _Finer:
-        """The path of halves and the ranking of widths, where they are asked for."""
-        options = self.options
-        if options.finer is None:
-            return _Finer()
-        fewest, first, last = options.depth_limits(ordered.spec.num_blocks)
-        path = find_half_path(
-            ordered, torch.from_numpy(self.tokens.choices_BT), options.finer, fewest,
-            protect_first=first, protect_last=last, seed=options.seed,
+    def _find_finer(self, ordered: Supernet) -> Finer:
+        method = self.options.finer
+        if method is None:
+            return Finer()
+        fewest, first, last = self.options.depth_limits(ordered.spec.num_blocks)
+        return find_finer(
+            ordered, self.tokens, method, self.options.width_method, fewest,
+            protect_first=first, protect_last=last, seed=self.options.seed,
             cache_bytes=self.memory.state_bytes, progress=self.progress,
         )  # fmt: skip
-        ranking = find_width_ranking(
-            ordered, torch.from_numpy(self.tokens.orders_BT), options.width_method,
-            seed=options.seed, progress=self.progress,
-        )  # fmt: skip
-        return _Finer(half_path=path, width_ranking=ranking)
 
     def _write_weights(self, ordered: Supernet) -> None:
         """Encode every matrix that is not on disk yet, block by block."""
@@ -383,7 +365,7 @@ class _Build:
         return msgspec.json.decode(stored, type=dict[int, dict[int, float]]) if stored else {}
 
     def _measure(
-        self, ordered: Supernet, path: DepthPath, finer: _Finer, artifact: Artifact
+        self, ordered: Supernet, path: DepthPath, finer: Finer, artifact: Artifact
     ) -> Sensitivities:
         """Held-out loss of each cut alone, the planes as they lie on disk."""
         codec = codecs[self.options.codec].with_planes(self.options.planes)

@@ -187,14 +187,7 @@ def fit(
     # Before anything is measured: a budget that nothing keeps is refused at once.
     budget.fitting(offered.candidates)
     bench = Bench(model, documents, threads)
-    increases = axis_increases(
-        offered.sensitivities, model.artifact.spec, model.artifact.manifest.alignment.neurons
-    )
-    predictor = bench.predictor(
-        offered.candidates, increases, offered.sensitivities.dense_loss, study, progress
-    )
-    if predictor is not None:
-        offered = offered.predicted_by(predictor)
+    offered = _studied(offered, bench, study, progress)
     if budget.min_tokens_per_second is not None:
         offered = offered.timed_by(bench.speed_predictor(offered.candidates, progress))
     verified: set[Subnet] = set()
@@ -223,6 +216,16 @@ def fit(
         studied=len(bench.losses),
         saved=bench.saved,
     )
+
+
+def _studied(offered: Offer, bench: Bench, count: int, progress: Progress) -> Offer:
+    """The offer with predictions learnt from `count` cuts; as it is where they are too few."""
+    manifest = bench.artifact.manifest
+    increases = axis_increases(offered.sensitivities, manifest.spec, manifest.alignment.neurons)
+    predictor = bench.predictor(
+        offered.candidates, increases, offered.sensitivities.dense_loss, count, progress
+    )
+    return offered if predictor is None else offered.predicted_by(predictor)
 
 
 def _evolved(

@@ -45,6 +45,11 @@ class Bench:
         self._losses = self.study.losses(model.artifact.spec)
 
     @property
+    def artifact(self) -> Artifact:
+        """The artifact that is measured."""
+        return self._model.artifact
+
+    @property
     def losses(self) -> dict[Subnet, float]:
         """Every loss measured so far, bits per byte."""
         return dict(self._losses)

@@ -1,4 +1,4 @@
-"""`ShapeSpace`: every uniform shape of an artifact, depth x width."""
+"""`ShapeSpace`: every shape of an artifact, depth x width, in whole blocks and finer units."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pliant.errors import UsageError
+from pliant.shape.finer import WidthRanking, shape_of_halves
 from pliant.shape.subnet_shape import SubnetShape
 from pliant.spec import ModelSpec
 
@@ -19,13 +20,17 @@ class ShapeSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `depths` holds the kept blocks for each depth (as a `DepthPath` chose them), deepest model
     first; `widths` holds ratios in (0, 1], falling. A ratio whose rounded widths equal those of
-    a larger one is left out when the space is made by `of`.
+    a larger one is left out when the space is made by `of`. Two finer axes may join the grid:
+    `halves` holds kept halves of blocks for each number of them, falling, as further depths; and
+    with a `ranking` every width below 1 is offered once more, spread over the blocks by it.
     """
 
     spec: ModelSpec
     depths: tuple[tuple[int, ...], ...]
     widths: tuple[float, ...] = (1.0,)
     alignment: int = 64
+    halves: tuple[tuple[int, ...], ...] = ()
+    ranking: WidthRanking | None = None
 
     def __post_init__(self) -> None:
         counts = [len(blocks) for blocks in self.depths]
@@ -35,6 +40,11 @@ class ShapeSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"Depths {counts} must fall, each named once.")
         if list(self.widths) != sorted(set(self.widths), reverse=True):
             raise UsageError(f"Widths {self.widths} must fall, each named once.")
+        half_counts = [len(kept) for kept in self.halves]
+        if half_counts != sorted(set(half_counts), reverse=True):
+            raise UsageError(f"Numbers of halves {half_counts} must fall, each named once.")
+        if self.ranking is not None:
+            self.ranking.check(self.spec)
         for shape in self:
             shape.check_against(self.spec)
 
@@ -62,13 +72,35 @@ class ShapeSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise UsageError(f"There is no choice of {depth} blocks; the depths stored are {known}.")
 
     def items(self) -> Iterator[tuple[int, float, SubnetShape]]:
-        """All of `(depth, width, shape)`, the largest first."""
+        """All of `(depth, width, shape)` of the grid of whole blocks alike, the largest first."""
         for blocks in self.depths:
             for width in self.widths:
                 yield len(blocks), width, self.shape(len(blocks), width)
 
+    def named(self) -> Iterator[tuple[str, SubnetShape]]:
+        """Every shape under its address: the grid, its smallest last, finer ones before that."""
+        grid = [(f"d{depth}-w{width:g}", shape) for depth, width, shape in self.items()]
+        yield from grid[:-1]
+        for kept in self.halves:
+            for width in self.widths:
+                shape = shape_of_halves(self.spec, kept, width, self.alignment)
+                yield f"h{len(kept)}-w{width:g}", shape
+        yield from self._ranked()
+        yield grid[-1]
+
+    def _ranked(self) -> Iterator[tuple[str, SubnetShape]]:
+        if self.ranking is None:
+            return
+        wholes = [(f"d{len(kept)}", self.shape(len(kept), 1.0)) for kept in self.depths]
+        wholes += [(f"h{len(kept)}", shape_of_halves(self.spec, kept)) for kept in self.halves]
+        for name, whole in wholes:
+            for width in self.widths:
+                if width < 1:
+                    yield f"{name}-g{width:g}", self.ranking.shape(self.spec, whole, width)
+
     def __iter__(self) -> Iterator[SubnetShape]:
-        return (shape for _, _, shape in self.items())
+        return (shape for _, shape in self.named())
 
     def __len__(self) -> int:
-        return len(self.depths) * len(self.widths)
+        depths, narrower = len(self.depths) + len(self.halves), sum(w < 1 for w in self.widths)
+        return depths * (len(self.widths) + (narrower if self.ranking else 0))

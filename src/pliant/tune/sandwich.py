@@ -27,7 +27,7 @@ Sampler = Callable[[int], tuple[NamedShape, ...]]
 
 def named_shapes(space: ShapeSpace) -> tuple[NamedShape, ...]:
     """All shapes of a space under their addresses, the largest first and the smallest last."""
-    return tuple(NamedShape(f"d{depth}-w{width:g}", shape) for depth, width, shape in space.items())
+    return tuple(NamedShape(name, shape) for name, shape in space.named())
 
 
 @dataclass(frozen=True)
