@@ -241,7 +241,7 @@ def main() -> int:
     options = parsed()
     models = ("tale-750k",) if options.quick else tuple(CUTS)
     seconds = 0.01 if options.quick else 0.03
-    device = probe()
+    device = probe(options.threads)
     pairs: list[tuple[Line, Any]] = []
     memory: list[dict[str, Any]] = []
     for name in models:
@@ -312,6 +312,7 @@ def report(
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one minute, the demo model only")
+    parser.add_argument("--threads", type=int, help="the most threads (all cores); 1 and these")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where random models are kept")
     parser.add_argument("--output", type=Path, help="where results go")
     return parser.parse_args()

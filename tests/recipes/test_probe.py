@@ -50,6 +50,21 @@ def test_a_probe_is_a_device(tmp_path: Path) -> None:
     assert msgspec.json.decode(path.read_bytes(), type=Device) == device
 
 
+def test_disturbed_kernels_are_no_slower_than_they_can_be() -> None:
+    def points(*seconds: float) -> list[ProductPoint]:
+        return [
+            ProductPoint(planes=planes, tokens=1, set_bytes=1.0, seconds=taken)
+            for planes, taken in enumerate(seconds, 1)
+        ]
+
+    kept = probe.plausible(points(9.0, 2.0, 3.0, 8.0), points(4.0, 4.0, 4.0, 5.0))
+    assert [(point.planes, point.seconds) for point in kept] == [
+        (1, 2.0), (2, 2.0), (3, 3.0), (4, 5.0),
+    ]  # fmt: skip
+    quiet = points(1.0, 2.0, 3.0)
+    assert probe.plausible(quiet, quiet) == quiet
+
+
 def test_the_fit_finds_terms_that_made_the_times() -> None:
     points = tuple(
         ProductPoint(planes=planes, tokens=tokens, set_bytes=1.0, seconds=tokens * 1e-11)

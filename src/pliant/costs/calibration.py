@@ -45,7 +45,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     - `load`, `row`: numbers of keys and values loaded for a tile of queries, and multiplied.
     - `entry`: scores, one for each head and entry it sees.
     - `value`: numbers normed, quantized, rotated, stored or added; `gate`: neurons gated.
-    - `call`: rows, heads and tiles begun, whatever their length.
+    - `call`: rows and heads begun, whatever their length; `tile`: tiles of products begun.
     - `phase`: phases between barriers; `step`: calls of the engine.
     """
 
@@ -56,6 +56,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     value: float = 0.0
     gate: float = 0.0
     call: float = 0.0
+    tile: float = 0.0
     phase: float = 0.0
     step: float = 0.0
 
@@ -159,7 +160,7 @@ def operator_terms(item: Operator, graph: Graph, step: Step, calibration: Calibr
             each = calibration.product_seconds(item.planes, item.tokens, graph.memory_bytes)
             seconds = each * item.rows * item.columns * _imbalance(item.rows, workers)
             begun = ceil_div(item.rows, 32) * ceil_div(item.tokens, _BLOCK_TOKENS)
-            found = Terms(product=seconds, call=begun * share)
+            found = Terms(product=seconds, tile=begun * share)
         case "scores":
             found = _attention_terms(item, step, workers)
         case "softmax" | "mix" | "sample":

@@ -35,6 +35,7 @@ _USUAL = Terms(
     value=5e-10,
     gate=2e-9,
     call=1e-8,
+    tile=1e-8,
     phase=5e-7,
     step=1e-5,
 )
