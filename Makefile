@@ -41,6 +41,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
+	$(BIN)/python benchmarks/interop.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/tables.py
 
