@@ -44,6 +44,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/head_screen.py
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
+	$(BIN)/python benchmarks/interop.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/serving.py

@@ -103,7 +103,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         names = [name for name in arguments.models.split(",") if name]
-        for name, checkpoint in checkpoints(names, arguments.shared, Path(scratch)):
+        for name, checkpoint in checkpoints(names, arguments.shared, Path(scratch) / "models"):
             artifact = quick_artifact(checkpoint, Path(scratch) / f"{name}.pliant")
             for number, (target, pattern, kind) in enumerate(CASES):
                 address = pattern.format(half=f"d{artifact.spec.num_blocks - 1}-w0.5")

@@ -47,3 +47,50 @@ def test_a_missing_package_is_named_with_its_command(
     ran = pliant("export", pristine, "--to", "gguf", "-o", tmp_path / "x.gguf")
     assert ran.code == 2 and "pip install 'pliant[export]'" in ran.err
     assert not any(tmp_path.iterdir())
+
+
+def test_without_the_engine_nothing_is_written(
+    pliant: Run, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ran = pliant("export", pristine, "-o", tmp_path / "out")
+    assert ran.code == 2 and "--no-verify" in ran.err and "--peer-python" in ran.err
+    ran = pliant("verify", pristine, "--in", "gguf")
+    assert ran.code == 2 and "pip install llama-cpp-python" in ran.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_cut_without_an_engine_is_no_request(pliant: Run, pristine: Path) -> None:
+    ran = pliant("verify", f"{pristine}@d2")
+    assert ran.code == 2 and "--in hf" in ran.err
+
+
+@pytest.mark.parametrize(("worst", "code"), [(0.001, 0), (0.5, 6)])
+def test_a_comparison_ends_with_its_exit_code(
+    worst: float, code: int, pliant: Run, pristine: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pytest.importorskip("torch")
+    from pliant.recipes import verify_target as module
+
+    check = module.PromptCheck(
+        name="story", tokens=9, same_ids=True, worst=worst, kl_nats=0.0, top1=1.0, greedy=60,
+        greedy_asked=64, greedy_gap=0.01,
+    )  # fmt: skip
+
+    def compared(artifact: Any, cut: str, target: str, path: Path, storage: str, **_: Any) -> Any:
+        assert (cut, target, storage) == ("d2-b3", "hf", "float32") and path.is_dir()
+        return module.TargetReport(
+            target=target, engine="an engine", tolerance=module.tolerance_of("bfloat16"),
+            load_seconds=0.1, prompts=(check,), skipped={"dialogue": "no template"},
+        )  # fmt: skip
+
+    monkeypatch.setattr(module, "verify_target", compared)
+    address, at = f"{pristine}@d2-b3", tmp_path / "out"
+    ran = pliant("export", address, "-o", at, "--type", "fp32")
+    assert ran.code == code and "60 of 64, then 0.01 apart" in ran.out
+    ran = pliant("verify", address, "--in", "hf", "--at", at, "--json")
+    assert ran.code == code and ran.data["verified"] is (code == 0)
+    assert code == 0 or "logits differ by 0.5" in ran.err
+    ran = pliant("verify", address, "--in", "hf", "--type", "fp32")
+    assert ran.code == code and "an engine" in ran.out

@@ -88,11 +88,16 @@ def test_tolerances_are_those_of_the_loosest_kind() -> None:
 
 
 def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="cannot be run"):
         TargetEngine("hf", tmp_path, python=str(tmp_path / "python"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install llama-cpp-python"):
         TargetEngine("gguf", tmp_path)
+    empty = tmp_path / "empty"
+    empty.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    empty.chmod(0o755)
+    with pytest.raises(UsageError, match=r"No module named .* pip install"):
+        TargetEngine("hf", tmp_path, python=str(empty))
     (tmp_path / "junk").write_bytes(b"junk")
     with pytest.raises(UsageError, match="is not what `pliant export"):
         storage_of("hf", tmp_path)

@@ -33,7 +33,7 @@ PeerPython = Annotated[
         "--peer-python",
         envvar="PLIANT_PEER_PYTHON",
         metavar="PYTHON",
-        help="An interpreter that has the target's engine (this one).",
+        help="An interpreter that has the target's engine, used where this one lacks it.",
     ),
 ]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pliant.artifact.folder import disk_errors, free_bytes
-from pliant.errors import OutOfSpaceError, UsageError
+from pliant.artifact.folder import free_bytes, free_text
+from pliant.errors import OutOfSpaceError, PliantError, UsageError
 from pliant.measurement import format_bytes
 
 #: Lies in every exported folder: how it was made, and the mark that it may be replaced.
@@ -30,7 +31,7 @@ def new_target(path: Path, num_bytes: int, *, is_folder: bool, force: bool) -> I
             "room, export a smaller cut, or store fewer bits."
         )
     partial = path.with_name(path.name + ".partial")
-    with disk_errors(path):
+    with write_errors(path):
         _remove(partial)
         (partial if is_folder else partial.parent).mkdir(parents=True, exist_ok=True)
         try:
@@ -40,6 +41,22 @@ def new_target(path: Path, num_bytes: int, *, is_folder: bool, force: bool) -> I
             partial.replace(path)
         finally:
             _remove(partial)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing `path`, all or nothing, into an error of pliant."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpaceError(
+                f"The disk is full while writing {path}: {free_text(path)}. Nothing of it was "
+                "kept, and what was there before is whole; make room and run it again."
+            ) from error
+        raise PliantError(
+            f"{path} cannot be written: {error.strerror or error}; check its permissions."
+        ) from error
 
 
 def check_target(path: Path, *, is_folder: bool, force: bool) -> None:

@@ -34,17 +34,19 @@ _SECONDS_TO_END = 30
 class TargetEngine:
     """A loaded export: `engine` names it, `seconds` it took to load, `context` is its most tokens.
 
-    `python` is an interpreter that has the engine; None takes this one where it has. `UsageError`
-    where there is none, `VerificationError` where the engine refuses or ends.
+    `python` is an interpreter that has the engine, used where this one lacks it. `UsageError` where
+    there is none, `VerificationError` where the engine refuses or ends.
     """
 
     def __init__(self, target: str, path: Path, python: str | None = None, threads: int = 1):
-        reason = None if python else missing_engine(target)
-        if reason:
+        reason = missing_engine(target)
+        if reason is None:
+            python = sys.executable
+        elif python is None:
             raise UsageError(reason)
         self._target = target
         self._words = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115
-        command_line = [python or sys.executable, str(_FOLDER / f"{target}_engine.py")]
+        command_line = [python, str(_FOLDER / f"{target}_engine.py")]
         try:
             self._process = subprocess.Popen(
                 command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words,
@@ -99,9 +101,11 @@ class TargetEngine:
         answer = json.loads(line) if line else {"error": self._last_words()}
         if "error" not in answer:
             return dict(answer)
-        module, command = _NEEDS[self._target]
-        if f"No module named '{module}'" in answer["error"]:
-            raise UsageError(f"The interpreter of --peer-python has no {module}: {command} there.")
+        if answer["error"].startswith("ModuleNotFoundError"):
+            raise UsageError(
+                f"The interpreter of --peer-python cannot run {self._target}: {answer['error']}; "
+                f"{_NEEDS[self._target][1]} there."
+            )
         raise VerificationError(
             f"The {self._target} engine failed at {action!r}: {answer['error']}. What was exported "
             "does not work there; report the model's config."

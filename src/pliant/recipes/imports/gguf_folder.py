@@ -64,15 +64,7 @@ def _config(file: GgufFile) -> dict[str, Any]:
             f"{file.path} is a {str(arch)[:40]!r}; a build reads GGUF files of "
             f"{', '.join(_CLASSES)}. Build from the Hugging Face folder of the model."
         )
-    if file.metadata.get(f"{arch}.rope.scaling.type", "none") != "none" or (
-        "rope_freqs.weight" in file.tensors
-    ):
-        raise UnsupportedError(
-            f"{file.path} scales its rotation, of which a GGUF file keeps too little. Build from "
-            "the Hugging Face folder of the model."
-        )
-    if f"{arch}.expert_count" in file.metadata:
-        raise UnsupportedError(f"{file.path} is a mixture of experts, which is not supported.")
+    _refuse(file, str(arch))
     heads = _number(file, f"{arch}.attention.head_count", int)
     hidden = _number(file, f"{arch}.embedding_length", int)
     if heads < 1 or "token_embd.weight" not in file.tensors:
@@ -99,6 +91,19 @@ def _config(file: GgufFile) -> dict[str, Any]:
         "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
         "torch_dtype": "float32",
     }
+
+
+def _refuse(file: GgufFile, arch: str) -> None:
+    """Raise `UnsupportedError` for what a config cannot be made of."""
+    if file.metadata.get(f"{arch}.rope.scaling.type", "none") != "none" or (
+        "rope_freqs.weight" in file.tensors
+    ):
+        raise UnsupportedError(
+            f"{file.path} scales its rotation, of which a GGUF file keeps too little. Build from "
+            "the Hugging Face folder of the model."
+        )
+    if f"{arch}.expert_count" in file.metadata:
+        raise UnsupportedError(f"{file.path} is a mixture of experts, which is not supported.")
 
 
 def _model_type(file: GgufFile, arch: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pliant.artifact.folder import disk_errors
+from pliant.export.target import write_errors
 from pliant.measurement import Progress, silent
 from pliant.recipes.imports.gguf_folder import gguf_folder
 from pliant.recipes.imports.llama2c import llama2c_folder
@@ -32,10 +32,10 @@ def as_checkpoint(
         yield source
         return
     scratch = output.with_name(output.name + ".source")
-    with disk_errors(scratch):
+    with write_errors(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
     try:
-        with disk_errors(scratch):
+        with write_errors(scratch):
             if read is not None:
                 source = str(read(path, scratch / path.stem, progress))
             if lora is not None:
