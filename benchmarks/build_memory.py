@@ -33,7 +33,8 @@ CONFIG = {
 
 BUILD = """
 import json, sys
-from pliant.recipes.build import BuildOptions, build
+from pliant.recipes.build import build
+from pliant.recipes.build_options import BuildOptions
 options = BuildOptions(windows=32, window_tokens=64, min_blocks=7, depth_methods=("single-drop",))
 receipt = build(sys.argv[1], sys.argv[2], max_ram=sys.argv[3] or None, options=options)
 print(json.dumps({"seconds": receipt.seconds, "peak": receipt.peak_bytes,

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 
 from pliant.data import read_documents
 from pliant.measurement import format_bytes
-from pliant.recipes.build import BuildOptions, build
+from pliant.recipes.build import build
+from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.demo import demo_checkpoint, heldout_text
 from pliant.recipes.fit import Offer, offer
 from pliant.recipes.measure import excerpt, text_loss

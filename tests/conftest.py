@@ -87,7 +87,8 @@ def tale() -> Path:
 @pytest.fixture(scope="session")
 def random_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifact of `random_checkpoint`; do not change its files."""
-    from pliant.recipes.build import BuildOptions, build
+    from pliant.recipes.build import build
+    from pliant.recipes.build_options import BuildOptions
 
     output = tmp_path_factory.mktemp("artifacts") / "random.pliant"
     build(random_checkpoint, output, options=BuildOptions(windows=4, window_tokens=64))

@@ -31,7 +31,8 @@ from pliant.errors import (
     UsageError,
 )
 from pliant.models import Checkpoint, Supernet
-from pliant.recipes.build import BuildOptions, build, stored_matrix
+from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build_options import BuildOptions
 from pliant.runtime import Chunk, Engine
 
 OPTIONS = BuildOptions(windows=4, window_tokens=64)
@@ -216,7 +217,8 @@ BUILD_SCRIPT = """
 import sys
 import torch
 torch.set_num_threads(1)
-from pliant.recipes.build import BuildOptions, build, stored_matrix
+from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build_options import BuildOptions
 print("started", flush=True)
 build(sys.argv[1], sys.argv[2], options=BuildOptions(windows=4, window_tokens=64))
 print("built", flush=True)

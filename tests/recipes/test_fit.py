@@ -13,7 +13,8 @@ from pliant.errors import ArtifactError, DoesNotFitError, UsageError
 from pliant.evaluate import TextLoss
 from pliant.recipes import fit as fit_recipe
 from pliant.recipes import study
-from pliant.recipes.build import BuildOptions, build
+from pliant.recipes.build import build
+from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.fit import fit, offer
 from pliant.runtime.text_engine import Pliant, open_artifact
 from pliant.search import Budget

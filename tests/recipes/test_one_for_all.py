@@ -21,7 +21,8 @@ from pliant.errors import (
 )
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes import one_for_all
-from pliant.recipes.build import BuildOptions, build, stored_matrix
+from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.one_for_all import build_tuned, tune_shapes
 from pliant.recipes.tuned_checkpoint import RECORD_FILE, read_record
 from pliant.shape import WidthOrders

@@ -16,7 +16,8 @@ from pliant.bits import codecs
 from pliant.errors import CheckpointError, OutOfSpaceError, UsageError, VerificationError
 from pliant.evaluate import verify_golden
 from pliant.models import Checkpoint, Supernet
-from pliant.recipes.build import BuildOptions, build, stored_matrix
+from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.one_for_all import tune_shapes
 from pliant.recipes.tuned_checkpoint import ADAPTERS_FILE, read_adapters, read_record
 from pliant.runtime import Chunk, Engine

@@ -219,7 +219,7 @@ def _plan(
 
     checkpoint = open_checkpoint(source)
     # These need torch, whose absence the line above explains.
-    from pliant.recipes.build import BuildOptions
+    from pliant.recipes.build_options import BuildOptions
     from pliant.recipes.memory_plan import plan_memory
     from pliant.recipes.tuned_checkpoint import read_record
     from pliant.subnet import Subnet
@@ -301,8 +301,8 @@ def _build(
 ) -> BuildReceipt:
     with resumable_stops():
         with stops_held_back():
-            from pliant.recipes.build import BuildOptions
             from pliant.recipes.build import build as build_artifact
+            from pliant.recipes.build_options import BuildOptions
             from pliant.recipes.one_for_all import build_tuned
             from pliant.tune import TuneOptions
         options = BuildOptions(**choices)

@@ -26,7 +26,8 @@ from pliant.calibrate import find_depth_paths, find_width_orders, mean_loss
 from pliant.errors import InterruptedJobError, UsageError
 from pliant.measurement import Progress, peak_memory_bytes, silent
 from pliant.models import Checkpoint, ShapeAdapters, Supernet
-from pliant.recipes.build import COMPANIONS, BuildOptions, build
+from pliant.recipes.build import COMPANIONS, build
+from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.tuned_checkpoint import (
