@@ -8,8 +8,8 @@ that neither calibration nor tuning has seen. Rows:
 - untuned: every shape as cut; depth chosen by each method at full width, width by each method at
   full depth;
 - joint: one tuning for all shapes; the same without balancing, without distillation, and with
-  depths and widths chosen at random; the same of SMoL adapters alone, and of one LoRA that all
-  shapes share, the weights as they were;
+  depths and widths chosen at random; with the model before the tuning as the teacher of all shapes;
+  the same of SMoL adapters alone, and of one LoRA that all shapes share, the weights as they were;
 - single: each of a few shapes tuned alone for as many steps, the dense model its teacher (the
   upper bound: one run for each shape) or the text alone;
 - share: each of these shapes alone, with its share of the joint run's arithmetic.
@@ -63,12 +63,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "shapes.json"
 CORPUS = ROOT / "../shared/data/corpus"
 #: Texts, their share of the demo model's own training mixture, documents taken, characters of each.
 TEXTS = (("children_train.txt.xz", 0.59, 1, 40_000), ("pd_train.txt.xz", 0.41, 2, 20_000))
-#: Options of the rows that tune adapters. Their B begins at zero and has 100 steps to grow. Of
-#: 0.001, 0.004 and 0.016 for 30 steps of 256 tokens the last lifted small shapes most and cost the
-#: dense shape most.
-ADAPTED: dict[str, dict[str, Any]] = {
-    "joint, SMoL": {"mode": "smol", "vector_rate": 0.008},
-    "joint, one shared LoRA": {"mode": "smol", "vector_rate": 0.008, "experts": 1, "top_k": 1},
+#: Options of rows beside the joint run's. The B of adapters begins at zero and has 100 steps to
+#: grow: of 0.001, 0.004 and 0.016 for 30 steps of 256 tokens the last lifted small shapes most and
+#: cost the dense shape most.
+_SMOL = {"mode": "smol", "vector_rate": 0.008}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "joint, frozen teacher": {"teacher": "frozen"},
+    "joint, SMoL": _SMOL,
+    "joint, SMoL, frozen teacher": {**_SMOL, "teacher": "frozen"},
+    "joint, one shared LoRA": {**_SMOL, "experts": 1, "top_k": 1},
 }
 DEPTH_METHODS: tuple[DepthMethod, ...] = ("amoeba", "greedy", "single-drop", "influence", "random")
 #: Shapes that are also tuned alone.
@@ -231,7 +234,7 @@ def untuned(bench: Bench) -> dict[str, Any]:
 def runs(budget: Budget) -> Iterator[Run]:
     """All tunings, the most telling first."""
     yield from (Run("joint", seed) for seed in range(budget.seeds))
-    yield from (Run(row, seed) for seed in range(budget.seeds) for row in ADAPTED)
+    yield from (Run(row, seed) for seed in range(budget.seeds) for row in VARIANTS)
     for seed in range(budget.seeds):
         for row in ("single, dense teacher", "share of joint"):
             yield from (Run(row, seed, name) for name in ALONE)
@@ -255,7 +258,7 @@ def measured(bench: Bench, run: Run) -> dict[str, Any]:
         distill=0.0 if "no distillation" in run.row or run.row == "single, text" else 1.0,
         balance="no balancing" not in run.row,
         seed=run.seed,
-        **ADAPTED.get(run.row, {}),
+        **VARIANTS.get(run.row, {}),
     )
     if options.adapters is not None:
         model.adapters = ShapeAdapters.initialized(model.spec, options.adapters, run.seed)
@@ -277,6 +280,8 @@ def measured(bench: Bench, run: Run) -> dict[str, Any]:
     else:
         # Weights that stay need the gradient of their inputs and none of their own.
         spent = joint_cost * (1 if options.adapters is None else 2 / 3)
+        if options.teacher == "frozen":
+            spent += options.steps * full_cost / 3
     sampler = only(shapes[run.shape]) if run.shape else sandwich
     mixture = Mixture(bench.sources, run.seed)
     ShapeTuner(model, sampler, mixture, options, teacher=teacher).run()

@@ -25,6 +25,7 @@ from pliant.tune import (
     Sandwich,
     ShapeTuner,
     StopRequest,
+    TeacherKind,
     TuneOptions,
     Workers,
     named_shapes,
@@ -133,9 +134,35 @@ def test_bfloat16_is_close_to_float32(
     assert not torch.equal(half, exact)
 
 
-def test_a_resumed_run_ends_in_the_same_bits_and_the_same_log(
-    space: ShapeSpace, mixture: Mixture, options: TuneOptions, tmp_path: Path
+def test_a_frozen_teacher_asks_the_full_shape_to_stay_as_it_is(
+    model: Supernet, space: ShapeSpace, mixture: Mixture, options: TuneOptions
 ) -> None:
+    """At the first step the full shape *is* its teacher: the objective is the entropy, the gradient
+    nothing. After some steps the teacher still is what the model was."""
+    frozen = replace(options, teacher="frozen", teacher_tokens=64)
+    full = only(named_shapes(space)[0])
+    tuner = ShapeTuner(model, full, mixture, frozen)
+    losses_S2 = tuner._accumulate_gradients(full(0))
+    words = tuner._frozen_words(torch.from_numpy(mixture.windows(0, 4, 33)))
+    assert words is not None
+    entropy = -(words.log_NK.exp() * words.log_NK).sum(-1).mean()
+    torch.testing.assert_close(losses_S2[0, 0], entropy, rtol=1e-5, atol=0)
+    assert max(float(w.grad.abs().max()) for w in model.weights.values()) < 1e-6
+
+    tuner = ShapeTuner(tiny_model(), Sandwich(space), mixture, frozen)
+    tuner.run()
+    assert tuner._teacher is not None
+    for name, weight in tiny_model().weights.items():
+        assert torch.equal(tuner._teacher.weights[name], weight), name
+        assert not torch.equal(tuner.model.weights[name], weight), name
+
+
+@pytest.mark.parametrize("teacher", ["tuned", "frozen"])
+def test_a_resumed_run_ends_in_the_same_bits_and_the_same_log(
+    space: ShapeSpace, mixture: Mixture, options: TuneOptions, tmp_path: Path, teacher: TeacherKind
+) -> None:
+    options = replace(options, teacher=teacher)
+
     def tuner(folder: str) -> ShapeTuner:
         (tmp_path / folder).mkdir(exist_ok=True)
         return ShapeTuner(tiny_model(), Sandwich(space), mixture, options, folder=tmp_path / folder)

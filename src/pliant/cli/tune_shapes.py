@@ -87,6 +87,13 @@ TuneMode = Annotated[
         help="Tune all weights, or adapters beside them that each shape mixes in its own way.",
     ),
 ]  # fmt: skip
+TeacherOption = Annotated[
+    Literal["tuned", "frozen"],
+    typer.Option(
+        "--teacher", envvar="PLIANT_TEACHER", metavar="tuned|frozen",
+        help="Shapes learn from the full one as it is tuned, or from the model before tuning.",
+    ),
+]  # fmt: skip
 Rank = Annotated[
     int,
     typer.Option(
@@ -117,6 +124,7 @@ def tune_shapes(
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
     mode: TuneMode = "full",
+    teacher: TeacherOption = "tuned",
     rank: Rank = 16,
     experts: Experts = 5,
     device: Device = "cpu",
@@ -139,8 +147,9 @@ def tune_shapes(
     settings: dict[str, Any] = {
         "steps": steps, "batch_tokens": batch_tokens, "micro_tokens": micro_tokens,
         "window_tokens": window, "matrix_rate": rate, "vector_rate": rate / 4,
-        "precision": precision, "checkpointing": checkpointing, "mode": mode, "rank": rank,
-        "experts": experts, "top_k": min(2, experts), "seed": seed,
+        "precision": precision, "checkpointing": checkpointing, "mode": mode,
+        "teacher": teacher, "rank": rank, "experts": experts, "top_k": min(2, experts),
+        "seed": seed,
     }  # fmt: skip
     texts = _required(tune_text)
     plan = _plan(checkpoint, output_path, settings)

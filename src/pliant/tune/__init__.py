@@ -4,7 +4,15 @@ from pliant.tune.distillation import ShapeLoss, Teacher, balance_factor, shape_l
 from pliant.tune.interruption import StopRequest
 from pliant.tune.memory import TuningMemory, available_bytes, require_memory, tuning_memory
 from pliant.tune.optimizer import FlatTensors, MuonAdam, orthogonalized
-from pliant.tune.options import MODES, PRECISIONS, Mode, Precision, TuneOptions
+from pliant.tune.options import (
+    MODES,
+    PRECISIONS,
+    TEACHERS,
+    Mode,
+    Precision,
+    TeacherKind,
+    TuneOptions,
+)
 from pliant.tune.sandwich import NamedShape, Sampler, Sandwich, named_shapes, only
 from pliant.tune.schedule import SCHEDULES, Schedule, rate_factor
 from pliant.tune.state import TrainingProgress, load_state, save_state
@@ -16,6 +24,7 @@ __all__ = [
     "MODES",
     "PRECISIONS",
     "SCHEDULES",
+    "TEACHERS",
     "FlatTensors",
     "Mode",
     "MuonAdam",
@@ -28,6 +37,7 @@ __all__ = [
     "ShapeTuner",
     "StopRequest",
     "Teacher",
+    "TeacherKind",
     "TrainingProgress",
     "TuneOptions",
     "TuningMemory",

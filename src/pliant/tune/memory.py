@@ -49,7 +49,9 @@ def tuning_memory(spec: ModelSpec, options: TuneOptions) -> TuningMemory:
     parameters = sum(math.prod(shape) for shape in spec.tensors().values())
     copies = _COPIES + (_HALF_COPIES if options.precision == "bfloat16" else 0)
     adapters, adapted = options.adapters, 0
-    if adapters is not None:
+    if adapters is None:
+        copies += options.teacher == "frozen"
+    else:
         copies -= _COPIES - 1  # the weights have no gradient
         adapted = _ADAPTER_COPIES * num_adapter_parameters(spec, adapters)
     tokens = options.windows_at_once * options.window_tokens

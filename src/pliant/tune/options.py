@@ -11,11 +11,14 @@ from pliant.tune.schedule import SCHEDULES, Schedule
 
 Precision = Literal["float32", "bfloat16"]
 Mode = Literal["full", "smol"]
+TeacherKind = Literal["tuned", "frozen"]
 
 #: Arithmetic of a tuning; weights and optimizer state are float32 in both.
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: What is tuned: all weights, or adapters beside weights that stay as they are.
 MODES: tuple[Mode, ...] = get_args(Mode)
+#: Who teaches: the full shape as it is being tuned, or the model as it was before.
+TEACHERS: tuple[TeacherKind, ...] = get_args(TeacherKind)
 #: LoRA's alpha: an update is alpha / rank times the product of its factors.
 ALPHA = 16.0
 
@@ -27,8 +30,9 @@ class TuneOptions:
     `batch_tokens` go into one optimizer step, `micro_tokens` of them through the network at a time,
     in windows of `window_tokens`. A step takes the full shape, `random_shapes` others and the
     smallest. The others learn `distill` x the full shape's words + (1 - `distill`) x the text, from
-    the teacher's `teacher_tokens` likeliest tokens. With `balance` each shape's gradient is scaled
-    by the full shape's loss over its own, within a factor of `balance_limit`.
+    the teacher's `teacher_tokens` likeliest tokens. A "frozen" `teacher` is the model as it was
+    before the tuning, and the full shape learns from it too. With `balance` each shape's gradient
+    is scaled by the full shape's loss over its own, within a factor of `balance_limit`.
 
     Matrices are tuned by Muon at `matrix_rate`, the rest by Adam at `vector_rate`, both warmed up
     over `warmup_steps` and falling by `schedule` to the share `final_rate`. `checkpointing` keeps
@@ -45,6 +49,7 @@ class TuneOptions:
     window_tokens: int = 256
     random_shapes: int = 2
     distill: float = 1.0
+    teacher: TeacherKind = "tuned"
     teacher_tokens: int = 128
     balance: bool = True
     balance_limit: float = 4.0
@@ -87,6 +92,8 @@ class TuneOptions:
             raise UsageError("Rates and clip_norm must be above 0, weight_decay not below.")
         if not 0 <= self.final_rate <= 1 or self.warmup_steps < 0:
             raise UsageError("final_rate lies in 0 .. 1, and warmup_steps is 0 or more.")
+        if self.teacher not in TEACHERS:
+            raise UsageError(f"There is no teacher {self.teacher!r}; there are {TEACHERS}.")
         if self.schedule not in SCHEDULES or self.precision not in PRECISIONS:
             raise UsageError(
                 f"There is no schedule {self.schedule!r} or no precision {self.precision!r}; "

@@ -41,7 +41,8 @@ class ShapeTuner:
 
     `sampler` names the shapes of each step. The first learns from the text and teaches the others,
     which learn from its predictions of the same moment (in-place distillation, arXiv 1903.05134);
-    with a frozen `teacher` all of them learn from that model's full shape. Windows and shapes are
+    with a frozen teacher, `teacher` or by the options this model as it is now, all of them learn
+    from that model's full shape. Windows and shapes are
     functions of the step alone, so a run resumed from `folder` ends in the bits of one that was
     never stopped. `fingerprint` names all inputs; state of others is refused.
     """
@@ -64,7 +65,9 @@ class ShapeTuner:
                 f"{options.windows_per_step} windows per step do not divide among "
                 f"{self.workers.count} processes; choose another number of batch tokens."
             )
-        self._sampler, self._mixture, self._teacher = sampler, mixture, teacher
+        self._sampler, self._mixture = sampler, mixture
+        # Before anything is tuned or read back: a run that goes on has the same teacher.
+        self._teacher = teacher or (_as_it_is(model) if options.teacher == "frozen" else None)
         self._folder = folder
         if (model.adapters and model.adapters.adapters) != options.adapters:
             raise UsageError(
@@ -259,6 +262,14 @@ class ShapeTuner:
             return {}
         chosen = adapters.gates(named.shape)
         return {"experts": {str(expert): round(gate.item(), 3) for expert, gate in chosen.items()}}
+
+
+def _as_it_is(model: Supernet) -> Supernet:
+    """A model without adapters that what is tuned leaves as it is: only full tuning copies it."""
+    if model.adapters is not None:
+        return model.without_adapters()
+    weights = {name: weight.detach().clone() for name, weight in model.weights.items()}
+    return Supernet(model.spec, weights, model.shape)
 
 
 def hidden_states(
