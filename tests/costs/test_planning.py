@@ -54,7 +54,7 @@ def test_halving_the_cache_doubles_its_room(tiny: ModelSpec) -> None:
     subnet = Subnet.full(tiny)
     request = PlanRequest(context=500, prompt=8)
     wide, half = (price(choice(subnet, value_bytes=n), BOARD, request) for n in (4, 2))
-    extra = 500 * 8  # positions and log-weights have a width of their own
+    extra = 500 * 12  # positions, tokens and log-weights have a width of their own
     assert wide.memory.cache - extra == 2 * (half.memory.cache - extra)
     assert wide.concurrency < half.concurrency
 

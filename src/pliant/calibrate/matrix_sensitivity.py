@@ -155,7 +155,10 @@ class _Replaced(dict[str, torch.Tensor]):
 def _divergence(
     dense: Supernet, dense_BTD: torch.Tensor, changed: Supernet, changed_BTD: torch.Tensor
 ) -> float:
-    """Mean KL(dense ‖ changed) per token, nats, of two last hidden states, a few rows at a time."""
+    """Mean KL(dense ‖ changed) per token, nats, of two last hidden states, a few rows at a time.
+
+    To six digits, which do not depend on how threads share out the sums.
+    """
     rows = max(1, _LOGIT_BYTES // (8 * dense.spec.vocab_size))
     parts = zip(dense_BTD.flatten(0, 1).split(rows), changed_BTD.flatten(0, 1).split(rows),
                 strict=True)  # fmt: skip
@@ -164,4 +167,4 @@ def _divergence(
         first_NV = torch.log_softmax(dense.logits(first_ND[None])[0], -1)
         second_NV = torch.log_softmax(changed.logits(second_ND[None])[0], -1)
         total += float((first_NV.exp() * (first_NV - second_NV)).sum(dtype=torch.float64))
-    return max(total, 0.0) / (dense_BTD.shape[0] * dense_BTD.shape[1])
+    return float(f"{max(total, 0.0) / (dense_BTD.shape[0] * dense_BTD.shape[1]):.6g}")

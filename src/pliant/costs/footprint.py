@@ -244,9 +244,14 @@ def _row_bytes(columns: int) -> int:
     return ceil_div(columns, 16) * 64
 
 
-def _avx2(columns: int, tokens: int) -> int:
+def _lookup(columns: int, tokens: int) -> int:
+    """Tables of sums and factors of up to four tokens (native/kernels/lookup.h)."""
     groups = ceil_div(columns, 64)
-    few = 8 * groups * min(tokens, 4)
+    return min(tokens, 4) * (groups * 512 + 2 * ceil_div(groups, 16) * 64)
+
+
+def _avx2(columns: int, tokens: int) -> int:
+    groups, few = ceil_div(columns, 64), _lookup(columns, tokens)
     if tokens == 1:
         return few
     span, count = min(groups, 16), min(tokens, 192)
@@ -271,6 +276,10 @@ def _unpacked(vector_bytes: int, pieces: int) -> Callable[[int, int], int]:
     return scratch
 
 
+def _asimd(columns: int, tokens: int) -> int:
+    return max(_lookup(columns, tokens), _unpacked(16, 2)(columns, tokens))
+
+
 def _i8mm(columns: int, tokens: int) -> int:
     span = min(ceil_div(columns, 64), 16) * 64
     return span * 32 + span * 2 * ceil_div(min(tokens, 64), 2)
@@ -280,9 +289,11 @@ def _i8mm(columns: int, tokens: int) -> int:
 KERNEL_SCRATCH: dict[str, Callable[[int, int], int]] = {
     "avx512": _avx512,
     "avx2": _avx2,
+    "avx2_lookup": _avx2,
     "avxvnni": _unpacked(32, 1),
     "i8mm": _i8mm,
-    "asimd": _unpacked(16, 2),
+    "asimd": _asimd,
+    "asimd_lookup": _asimd,
     "neon": _unpacked(16, 2),
     "scalar": lambda columns, tokens: 0,
 }
