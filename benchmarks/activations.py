@@ -20,7 +20,7 @@ from pliant.data import read_documents
 from pliant.evaluate import evaluate_text
 from pliant.recipes.build import build
 from pliant.recipes.demo import demo_checkpoint, heldout_text
-from pliant.runtime.engine import Activations, CacheType
+from pliant.runtime.assembly import Activations, CacheType
 from pliant.runtime.text_engine import Pliant, open_artifact
 
 ROOT = Path(__file__).parents[1]

@@ -26,9 +26,10 @@ from pliant._native import kernels
 from pliant.costs import decode_traffic
 from pliant.measurement import Measurement
 from pliant.recipes.bench import machine_text
+from pliant.runtime.assembly import CACHE_VALUE_BYTES, CacheType
 from pliant.runtime.bandwidth import read_rate
 from pliant.runtime.chunk import Chunk
-from pliant.runtime.engine import CACHE_VALUE_BYTES, CacheType, Engine
+from pliant.runtime.engine import Engine
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 from random_bits import RandomBits, llama

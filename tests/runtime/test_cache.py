@@ -13,7 +13,7 @@ import pytest
 
 from pliant.errors import GenerationError, OutOfSpaceError, UsageError
 from pliant.runtime import Chunk, Engine
-from pliant.runtime.engine import CACHE_VALUE_BYTES
+from pliant.runtime.assembly import CACHE_VALUE_BYTES
 
 EngineMaker = Callable[..., Engine]
 

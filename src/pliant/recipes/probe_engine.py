@@ -14,7 +14,8 @@ from pliant.costs import Graph, Step, Widths, step_graph
 from pliant.costs.calibration import TERMS, Calibration, Terms, step_seconds, step_terms
 from pliant.costs.least_squares import median_error, relative_fit
 from pliant.runtime import Chunk
-from pliant.runtime.engine import CacheType, Engine, KVCache
+from pliant.runtime.assembly import CacheType
+from pliant.runtime.engine import Engine, KVCache
 from pliant.runtime.random_weights import RandomWeights
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet

@@ -11,8 +11,9 @@ import msgspec
 
 from pliant.artifact import Artifact
 from pliant.errors import UsageError
+from pliant.runtime.assembly import Activations, CacheType, Preload
 from pliant.runtime.chat import Message, plain_chat
-from pliant.runtime.engine import Activations, CacheType, Engine, Preload
+from pliant.runtime.engine import Engine
 from pliant.runtime.generation import Generation, TextStream, generate_batch, stream
 from pliant.runtime.sampling import SamplingOptions
 from pliant.runtime.switching import Entries, Switch

@@ -14,7 +14,7 @@ import psutil
 from pliant.errors import UnsupportedError, UsageError
 from pliant.load import Deadlines
 from pliant.measurement import format_bytes
-from pliant.runtime.engine import CACHE_VALUE_BYTES, CacheType
+from pliant.runtime.assembly import CACHE_VALUE_BYTES, CacheType
 from pliant.runtime.text_engine import Pliant
 from pliant.serve.app import Service
 from pliant.serve.engine_room import EngineRoom
