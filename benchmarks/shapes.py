@@ -258,7 +258,7 @@ def measured(bench: Bench, run: Run) -> dict[str, Any]:
         distill=0.0 if "no distillation" in run.row or run.row == "single, text" else 1.0,
         balance="no balancing" not in run.row,
         seed=run.seed,
-        **VARIANTS.get(run.row, {}),
+        **{"teacher": "tuned", **VARIANTS.get(run.row, {})},
     )
     if options.adapters is not None:
         model.adapters = ShapeAdapters.initialized(model.spec, options.adapters, run.seed)

@@ -51,5 +51,5 @@ def space(model: Supernet) -> ShapeSpace:
 def options() -> TuneOptions:
     return TuneOptions(
         steps=8, batch_tokens=128, micro_tokens=64, window_tokens=32, warmup_steps=2,
-        teacher_tokens=16,
+        teacher="tuned", teacher_tokens=16,
     )  # fmt: skip

@@ -91,7 +91,7 @@ TeacherOption = Annotated[
     Literal["tuned", "frozen"],
     typer.Option(
         "--teacher", envvar="PLIANT_TEACHER", metavar="tuned|frozen",
-        help="Shapes learn from the full one as it is tuned, or from the model before tuning.",
+        help="Shapes learn from the full one as it is tuned, or from the model as it was.",
     ),
 ]  # fmt: skip
 Rank = Annotated[
@@ -124,7 +124,7 @@ def tune_shapes(
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
     mode: TuneMode = "full",
-    teacher: TeacherOption = "tuned",
+    teacher: TeacherOption = "frozen",
     rank: Rank = 16,
     experts: Experts = 5,
     device: Device = "cpu",

@@ -49,7 +49,7 @@ class TuneOptions:
     window_tokens: int = 256
     random_shapes: int = 2
     distill: float = 1.0
-    teacher: TeacherKind = "tuned"
+    teacher: TeacherKind = "frozen"
     teacher_tokens: int = 128
     balance: bool = True
     balance_limit: float = 4.0
