@@ -24,6 +24,7 @@ from pliant.cli.inspect import inspect
 from pliant.cli.load import load
 from pliant.cli.plan import plan
 from pliant.cli.probe import probe
+from pliant.cli.report import report
 from pliant.cli.run import run
 from pliant.cli.serve import serve
 from pliant.cli.tune_shapes import tune_shapes
@@ -89,6 +90,7 @@ app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("export")(export)
 app.command("verify")(verify)
+app.command("report")(report)
 app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("devices")(devices)
