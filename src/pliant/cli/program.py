@@ -24,6 +24,8 @@ from pliant.cli.inspect import inspect
 from pliant.cli.load import load
 from pliant.cli.plan import plan
 from pliant.cli.probe import probe
+from pliant.cli.pull import pull
+from pliant.cli.push import push
 from pliant.cli.report import report
 from pliant.cli.run import run
 from pliant.cli.serve import serve
@@ -35,7 +37,7 @@ from pliant.errors import InterruptedJobError, OutOfSpaceError, PliantError
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 #: Commands that leave their finished steps on disk and go on from there when run again.
-RESUMABLE = ("build", "tune-shapes")
+RESUMABLE = ("build", "tune-shapes", "pull", "push")
 
 _TRUE = ("1", "true", "yes", "on", "t", "y")
 
@@ -91,6 +93,8 @@ app.command("bench")(bench)
 app.command("export")(export)
 app.command("verify")(verify)
 app.command("report")(report)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("devices")(devices)
