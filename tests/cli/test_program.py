@@ -159,8 +159,8 @@ def test_every_command_can_print_json_and_be_quiet() -> None:
     takes: dict[str, set[str]] = {}
     for command, flag in reference.flags():
         takes.setdefault(command, set()).update(flag.opts)
-    tools = ["build", "tune-shapes", "inspect", "cut", "export", "fit", "verify"]
-    measuring = ["eval", "bench", "plan", "probe", "devices", "doctor"]
+    tools = ["build", "tune-shapes", "inspect", "cut", "export", "fit", "verify", "push", "pull"]
+    measuring = ["eval", "bench", "plan", "probe", "devices", "doctor", "report"]
     assert set(takes) == {*tools, *measuring, "run", "chat", "serve", "load"}
     assert all({"--json", "--quiet"} <= flags for flags in takes.values())
 

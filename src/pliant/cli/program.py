@@ -24,6 +24,9 @@ from pliant.cli.inspect import inspect
 from pliant.cli.load import load
 from pliant.cli.plan import plan
 from pliant.cli.probe import probe
+from pliant.cli.pull import pull
+from pliant.cli.push import push
+from pliant.cli.report import report
 from pliant.cli.run import run
 from pliant.cli.serve import serve
 from pliant.cli.tune_shapes import tune_shapes
@@ -34,7 +37,7 @@ from pliant.errors import InterruptedJobError, OutOfSpaceError, PliantError
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 #: Commands that leave their finished steps on disk and go on from there when run again.
-RESUMABLE = ("build", "tune-shapes")
+RESUMABLE = ("build", "tune-shapes", "pull", "push")
 
 _TRUE = ("1", "true", "yes", "on", "t", "y")
 
@@ -89,6 +92,9 @@ app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("export")(export)
 app.command("verify")(verify)
+app.command("report")(report)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("devices")(devices)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from pliant.artifact import Artifact, FileRecord
-from pliant.errors import ArtifactError, DataError, OutOfSpaceError, VerificationError
+from pliant.artifact.reader import STUDIES_FOLDER
+from pliant.errors import (
+    ArtifactError,
+    DataError,
+    OutOfSpaceError,
+    PliantError,
+    VerificationError,
+)
 from pliant.evaluate import Workload, measure_speed
 from pliant.measurement import Progress, silent
 from pliant.recipes.measure import text_loss
@@ -24,6 +32,7 @@ STUDIED = 32
 WORST_STUDIED = 1.0
 #: Cuts whose speed is measured before speeds are predicted.
 TIMED = 6
+_STUDY_NAME = re.compile(r"[0-9a-f]{16}")
 
 
 class Bench:
@@ -147,6 +156,32 @@ class Bench:
             self._model.artifact.save_study(self._name, study.to_json())
         except (ArtifactError, OutOfSpaceError):
             self.saved = False
+
+
+def kept_studies(artifact: Artifact) -> tuple[list[Study], list[str]]:
+    """All studies kept in an artifact that are of its weights, and notes on the others.
+
+    What is damaged, or of subnets that cannot be cut from this artifact, is left out.
+    """
+    weights = _fingerprint(*(file.sha256 for file in _weight_files(artifact)))
+    found, notes = [], []
+    for name in sorted(file.stem for file in (artifact.path / STUDIES_FOLDER).glob("*.json")):
+        if not _STUDY_NAME.fullmatch(name):
+            continue
+        try:
+            study = _stored(artifact, name, weights)
+            for subnet in study.losses(artifact.spec):
+                artifact.check(subnet)
+            for machine in study.speeds:
+                study.seconds(artifact.spec, machine)
+        except PliantError:
+            notes.append(f"study {name}: damaged; delete it")
+            continue
+        if study.measured:
+            found.append(study)
+        else:
+            notes.append(f"study {name}: of other weights than these, or empty")
+    return found, notes
 
 
 def _weight_files(artifact: Artifact) -> list[FileRecord]:
