@@ -32,6 +32,7 @@ LAYERS = {
     "serve": 6,
     "tune": 6,
     "hf": 7,
+    "lm_eval": 7,
     "recipes": 7,
     "cli": 8,
     "__main__": 9,
