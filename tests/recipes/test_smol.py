@@ -15,6 +15,7 @@ from pliant.artifact import Artifact, verify
 from pliant.bits import codecs
 from pliant.errors import CheckpointError, OutOfSpaceError, UsageError, VerificationError
 from pliant.evaluate import verify_golden
+from pliant.export import DenseWeights
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes.build import build, stored_matrix
 from pliant.recipes.build_options import BuildOptions
@@ -154,3 +155,23 @@ def test_damaged_adapters_are_found(tuned: Path, tmp_path: Path) -> None:
     (damaged / ADAPTERS_FILE).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="cannot be read"):
         build(damaged, tmp_path / "x.pliant", options=OPTIONS)
+
+
+@pytest.mark.parametrize("address", ["", "d2-w0.5-b4"])
+def test_an_export_has_the_adapters_in_its_weights(artifact: Path, address: str) -> None:
+    """Dense weights and adapters in the engine give one function."""
+    opened = Artifact.open(artifact)
+    subnet = opened.subnet(address)
+    weights = DenseWeights(opened, subnet)
+    tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.tensors()}
+    dense = Supernet.from_tensors(weights.spec, tensors)
+    tokens_T = np.arange(20, dtype=np.int32)
+    with Engine(opened, subnet, 1, "float32", "float32") as engine:
+        chunk = Chunk(tokens_T, engine.new_cache(20), logits="all")
+        (logits_TV,) = engine.forward_chunk([chunk])
+    found_TV = dense(torch.from_numpy(tokens_T.astype(np.int64))[None])[0].detach().numpy()
+    np.testing.assert_allclose(found_TV, logits_TV, atol=2e-4)
+    assert not weights.is_adapted("embedding") and not weights.is_adapted("blocks.0.mlp_norm")
+    stored, planes, kept = weights.origin("blocks.0.o")
+    bare_OI = weights.codec.decode(weights.encoded(stored), planes, *kept)
+    assert weights.is_adapted("blocks.0.o") and np.any(weights.tensor("blocks.0.o") != bare_OI)

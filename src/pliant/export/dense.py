@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
 from pliant.bits import Codec, EncodedMatrix, codecs
+from pliant.errors import UnsupportedError
+from pliant.runtime.low_rank import decode_factors, encode_factors
 from pliant.spec import BLOCK_MATRICES, ModelSpec
 from pliant.subnet import Subnet
 
@@ -61,11 +63,19 @@ class DenseWeights:
     """What a subnet reads of an artifact, decoded and filled up to `held`, one tensor at a time.
 
     Blocks are numbered from 0 as the exported model has them. Tied embeddings whose two uses read
-    different planes become two matrices.
+    different planes become two matrices. Adapters are added to the weights, rounded as the engine
+    rounds them. `UnsupportedError` for blocks without attention or MLP: no target builds them.
     """
 
     def __init__(self, artifact: Artifact, subnet: Subnet, held: HeldShape | None = None) -> None:
         artifact.check(subnet)
+        if not subnet.shape.has_whole_blocks:
+            raise UnsupportedError(
+                "The subnet has blocks without attention or without MLP, which other engines do "
+                "not build; the nearest they can hold keeps these blocks whole: cut d and w in "
+                "place of h and g."
+            )
+        self._update = artifact.low_rank(subnet.shape)
         self.artifact = artifact
         self.subnet = subnet
         self.held = held or HeldShape.around(subnet)
@@ -86,9 +96,17 @@ class DenseWeights:
         stored, planes, kept = self.origin(name)
         if planes:
             value = self.codec.decode(self.encoded(stored), planes, kept[0], kept[1])
+            if self.is_adapted(name):
+                assert self._update is not None
+                a_RI, b_OR = decode_factors(encode_factors(self._update(stored, *kept)))
+                value = value + b_OR @ a_RI
         else:
             value = self.artifact.vector(stored)[: kept[0]]
         return filled(value, self.shapes()[name])
+
+    def is_adapted(self, name: str) -> bool:
+        """Whether adapters are added to a tensor, so that its planes alone are not its values."""
+        return self._update is not None and name.split(".")[-1] in BLOCK_MATRICES
 
     def origin(self, name: str) -> tuple[str, int, tuple[int, ...]]:
         """A tensor's name in the artifact, planes read (0: a vector), and shape before filling."""

@@ -159,8 +159,10 @@ def _plan_tensor(weights: DenseWeights, name: str, kind: str) -> TensorPlan:
     _, planes, kept = weights.origin(name)
     rows, columns = shape
     block = None
-    # Columns that were filled up may end within a group, whose codes then mean nothing.
-    if kind not in _NUMBER_TYPES and isinstance(weights.codec, UniformCodec):
+    # Columns that were filled up may end within a group, whose codes then mean nothing; so do the
+    # codes of weights to which adapters are added.
+    plain = isinstance(weights.codec, UniformCodec) and not weights.is_adapted(name)
+    if plain and kind not in _NUMBER_TYPES:
         asked = BLOCK_TYPES.get(kind)
         holds = asked and planes <= asked.most_planes and columns % asked.columns == 0
         block = asked if holds else smallest_exact(planes, columns)

@@ -106,12 +106,6 @@ def opened(config: PliantConfig) -> DenseWeights:
     """
     artifact = Artifact.open(config.artifact)
     subnet = artifact.subnet(config.subnet)
-    if not subnet.shape.has_whole_blocks:
-        raise UnsupportedError(
-            f"The cut {config.subnet!r} has blocks without attention or without MLP, and the "
-            "classes of transformers build whole blocks; cut whole blocks (d and w in place of h), "
-            "or run it in pliant."
-        )
     return DenseWeights(artifact, subnet, held_by_transformers(subnet, config.pad))
 
 
