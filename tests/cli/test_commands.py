@@ -140,14 +140,14 @@ def test_fit_finds_what_fits(pliant: Run, artifact: Path, text_file: Path) -> No
 
 
 def test_fit_prints_the_frontier_with_the_dense_baseline(
-    pliant: Run, pristine: Path, text_file: Path
+    pliant: Run, artifact: Path, text_file: Path
 ) -> None:
-    ran = pliant("fit", pristine, "--memory", "120kB", "--text", text_file, "--limit", "300")
+    ran = pliant("fit", artifact, "--memory", "120kB", "--text", text_file, "--limit", "300")
     assert ran.code == 0
     assert "chosen" in ran.out
     assert "dense at fewer bits" in ran.out
     assert "fits 120 kB" in ran.out
-    assert not (pristine / "subnets").exists()
+    assert not (artifact / "subnets").exists()
 
 
 def test_a_longer_context_costs_memory(pliant: Run, pristine: Path) -> None:
