@@ -35,6 +35,7 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
+        """Release the engines when the server ends."""
         yield
         service.close()
 
@@ -61,6 +62,7 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
     """The handler with an id for its request and its errors as error objects."""
 
     async def answer(request: Request) -> Any:
+        """One request."""
         request.scope["pliant.request_id"] = uuid.uuid4().hex
         try:
             response = await handler(service, request)

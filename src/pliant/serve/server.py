@@ -124,8 +124,8 @@ def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:
     """What all places with a whole context take, or a quarter of what is free if that is less."""
     subnet = model.subnet(options.default_cut)
     value_bytes = CACHE_VALUE_BYTES[options.cache_type]
-    # Positions and log-weights lie beside keys and values.
-    one = subnet.cache_bytes(1, value_bytes) + 8
+    # Positions, tokens and log-weights lie beside keys and values.
+    one = subnet.cache_bytes(1, value_bytes) + 12
     wanted = one * subnet.spec.max_context * options.max_sequences
     free = int(psutil.virtual_memory().available) // _FREE_MEMORY_SHARE
     return max(min(wanted, free), one * 16)
@@ -154,9 +154,11 @@ def run_server(
     import uvicorn
 
     class Server(uvicorn.Server):
+        """A server that was asked to stop and did has not failed."""
+
         def handle_exit(self, sig: int, frame: Any) -> None:
-            # Not uvicorn's own way, which raises the signal again when all is done: a server that
-            # was asked to stop and did has not failed.
+            """Drain, and on a second Ctrl-C do not wait for it."""
+            # Not uvicorn's own way, which raises the signal again when all is done.
             service.draining = True
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
