@@ -31,7 +31,7 @@ from pliant.errors import (
     UsageError,
 )
 from pliant.models import Checkpoint, Supernet
-from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
 from pliant.runtime import Chunk, Engine
 
@@ -61,7 +61,7 @@ def test_the_artifact_holds_the_ordered_model_and_the_engine_computes_it(
             stored[name] = torch.from_numpy(artifact.vector(name).copy())
             assert torch.equal(stored[name], weight)
             continue
-        decoded = codecs["uniform"].decode(stored_matrix(artifact, name), 8)
+        decoded = codecs["uniform"].decode(artifact.encoded(name), 8)
         stored[name] = torch.from_numpy(decoded)
         if name.startswith("blocks."):
             # With error feedback a weight may be far off, since others make up for it.
@@ -217,7 +217,7 @@ BUILD_SCRIPT = """
 import sys
 import torch
 torch.set_num_threads(1)
-from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
 print("started", flush=True)
 build(sys.argv[1], sys.argv[2], options=BuildOptions(windows=4, window_tokens=64))

@@ -21,7 +21,7 @@ from pliant.errors import (
 )
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes import one_for_all
-from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.one_for_all import build_tuned, tune_shapes
 from pliant.recipes.tuned_checkpoint import RECORD_FILE, read_record
@@ -98,7 +98,7 @@ def test_the_artifact_holds_the_tuned_weights_and_their_shapes(tuned: Path, tmp_
         record.receipt.losses_after["d2-w1"], rel=1e-5
     )
     expected = weights(tuned)["blocks.1.up"]
-    decoded = codecs["uniform"].decode(stored_matrix(artifact, "blocks.1.up"), 8)
+    decoded = codecs["uniform"].decode(artifact.encoded("blocks.1.up"), 8)
     assert np.abs(decoded - expected.numpy()).max() <= 0.52 * expected.abs().max() / 128
 
 

@@ -17,7 +17,7 @@ from pliant.errors import CheckpointError, OutOfSpaceError, UsageError, Verifica
 from pliant.evaluate import verify_golden
 from pliant.export import DenseWeights
 from pliant.models import Checkpoint, Supernet
-from pliant.recipes.build import build, stored_matrix
+from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.one_for_all import tune_shapes
 from pliant.recipes.tuned_checkpoint import ADAPTERS_FILE, read_adapters, read_record
@@ -70,7 +70,7 @@ def test_the_engine_runs_what_the_supernet_runs(tuned: Path, artifact: Path) -> 
     opened = Artifact.open(artifact)
     spec, codec = opened.spec, codecs["uniform"]
     weights = {
-        name: torch.from_numpy(codec.decode(stored_matrix(opened, name), 8) if len(size) == 2
+        name: torch.from_numpy(codec.decode(opened.encoded(name), 8) if len(size) == 2
                                else opened.vector(name).copy())
         for name, size in spec.tensors().items()
     }  # fmt: skip
@@ -173,5 +173,5 @@ def test_an_export_has_the_adapters_in_its_weights(artifact: Path, address: str)
     np.testing.assert_allclose(found_TV, logits_TV, atol=2e-4)
     assert not weights.is_adapted("embedding") and not weights.is_adapted("blocks.0.mlp_norm")
     stored, planes, kept = weights.origin("blocks.0.o")
-    bare_OI = weights.codec.decode(weights.encoded(stored), planes, *kept)
+    bare_OI = weights.codec.decode(opened.encoded(stored), planes, *kept)
     assert weights.is_adapted("blocks.0.o") and np.any(weights.tensor("blocks.0.o") != bare_OI)

@@ -6,7 +6,7 @@ I columns, S perturbed models times B.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pliant.bits import Codec, EncodedMatrix
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, embed, run_block
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream
-from pliant.calibrate.sensitivity import EncodedSource, decode_matrix
+from pliant.calibrate.sensitivity import EncodedSource, Overlay, decode_matrix
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.spec import BLOCK_MATRICES
@@ -140,16 +140,7 @@ def _decoded(
 
 def _with(supernet: Supernet, name: str, weight_OI: torch.Tensor) -> Supernet:
     """The model with one matrix replaced; all others are looked up where they were."""
-    return supernet.sharing(_Replaced(supernet.weights, name, weight_OI))
-
-
-class _Replaced(dict[str, torch.Tensor]):
-    def __init__(self, base: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor) -> None:
-        super().__init__({name: weight})
-        self._base = base
-
-    def __missing__(self, name: str) -> torch.Tensor:
-        return self._base[name]
+    return supernet.sharing(Overlay(supernet.weights, {name: weight_OI}))
 
 
 def _divergence(

@@ -177,7 +177,7 @@ class _Bench:
             weight_OI = torch.from_numpy(decode_matrix(self._codec, matrix, planes))
             dense_OI = self._supernet.weights[name]
             replaced[name] = weight_OI.to(dense_OI.device, dense_OI.dtype)
-        weights = _Overlay(self._supernet.weights, replaced)
+        weights = Overlay(self._supernet.weights, replaced)
         return self._supernet.sharing(weights)
 
     def _step(self) -> None:
@@ -185,7 +185,7 @@ class _Bench:
         self._progress("sensitivities", self._done, self._total)
 
 
-class _Overlay(dict[str, torch.Tensor]):
+class Overlay(dict[str, torch.Tensor]):
     """Some weights in front of others, looked up when asked for as streamed weights demand."""
 
     def __init__(self, base: Mapping[str, torch.Tensor], replaced: Mapping[str, torch.Tensor]):

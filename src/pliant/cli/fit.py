@@ -160,15 +160,13 @@ def _limits(
     speed: float | None,
     first_token: float | None,
     joules: float | None,
-) -> DeviceLimits | None:
-    """Limits on a device; None where nothing is bounded. A device alone is a usage error."""
+) -> DeviceLimits:
+    """Limits on a device (this one by default); a device without a limit is a usage error."""
     from pliant.errors import UsageError
     from pliant.recipes.device_limits import DeviceLimits
     from pliant.recipes.plan import find_devices
 
     if speed is None and first_token is None and joules is None:
-        if device is None:
-            return None
         raise UsageError(
             f"The device {device} was given without a limit; give --tokens-per-second, "
             "--first-token or --joules."

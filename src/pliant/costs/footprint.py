@@ -24,10 +24,11 @@ _ENOUGH_TASKS = 8
 _OWN_LANE_VALUES = 2048
 _SMALL_WORK = 200_000
 _TILE_ROWS = 32
-#: sizeof(AttentionRow), sizeof(BestToken), and an entry's position, token and log-weight.
+#: sizeof(AttentionRow), sizeof(BestToken).
 _ATTENTION_ROW_BYTES = 40
 _BEST_TOKEN_BYTES = 12
-_ENTRY_BYTES = 12
+#: What a cache holds of an entry beside keys and values: position, token and log-weight.
+ENTRY_BYTES = 12
 _GROUP_BYTES = 64 + 4 + 4
 #: For what varies from run to run: stacks, arenas of the allocator, parts of pages.
 _SPARE_BYTES, _SPARE_PART = 700_000, 0.004
@@ -86,7 +87,7 @@ def footprint(
     weights = subnet.weight_bytes
     mapped = sum(cut.num_bytes for cut in subnet.matrices())
     sequences = max((step.sequences for step in parts), default=0)
-    entry = 2 * sum(shape.groups) * widths.entry_bytes(spec.head_dim) + _ENTRY_BYTES
+    entry = 2 * sum(shape.groups) * widths.entry_bytes(spec.head_dim) + ENTRY_BYTES
     return Footprint(
         mapped=mapped,
         vectors=weights - mapped,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
-from pliant.bits import Codec, EncodedMatrix, codecs
+from pliant.bits import Codec, codecs
 from pliant.errors import UnsupportedError
 from pliant.runtime.low_rank import decode_factors, encode_factors
 from pliant.spec import BLOCK_MATRICES, ModelSpec
@@ -95,7 +95,7 @@ class DenseWeights:
         """One tensor, float32, of the shape that `shapes` states."""
         stored, planes, kept = self.origin(name)
         if planes:
-            value = self.codec.decode(self.encoded(stored), planes, kept[0], kept[1])
+            value = self.codec.decode(self.artifact.encoded(stored), planes, kept[0], kept[1])
             if self.is_adapted(name):
                 assert self._update is not None
                 a_RI, b_OR = decode_factors(encode_factors(self._update(stored, *kept)))
@@ -120,13 +120,6 @@ class DenseWeights:
         kept = self.subnet.spec.block_tensors(shape.groups[place], shape.neurons[place])[tensor]
         planes = getattr(bits.blocks[place], tensor) if tensor in BLOCK_MATRICES else 0
         return f"blocks.{shape.blocks[place]}.{tensor}", planes, kept
-
-    def encoded(self, stored: str) -> EncodedMatrix:
-        """A whole matrix of the artifact as its codec reads it; views of the mapped files."""
-        rows, columns = self.artifact.spec.tensors()[stored]
-        return EncodedMatrix(
-            rows, columns, self.artifact.planes(stored), self.artifact.scales(stored)
-        )
 
 
 def filled(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -349,7 +349,7 @@ def _blocks(
     codec = weights.codec
     assert isinstance(codec, UniformCodec)
     stored, planes, kept = weights.origin(name)
-    code_OI, scale_OG = codec.codes(weights.encoded(stored), planes, kept[0], kept[1])
+    code_OI, scale_OG = codec.codes(weights.artifact.encoded(stored), planes, kept[0], kept[1])
     missing = weights.shapes()[name][0] - kept[0]
     if missing:
         code_OI = np.pad(code_OI, ((0, missing), (0, 0)))

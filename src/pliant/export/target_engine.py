@@ -46,7 +46,7 @@ class TargetEngine:
             raise UsageError(reason)
         self._target = target
         self._words = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115
-        command_line = [python, str(_FOLDER / f"{target}_engine.py")]
+        command_line = [python, str(_FOLDER / "run.py"), target]
         try:
             self._process = subprocess.Popen(
                 command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words,

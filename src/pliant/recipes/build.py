@@ -314,22 +314,21 @@ class _Build:
         codec = codecs[self.options.codec].with_planes(self.options.planes)
         choices_BT = torch.from_numpy(self.tokens.choices_BT)
 
-        def encoded(name: str) -> EncodedMatrix:
-            return stored_matrix(artifact, name)
-
         measured = measure_sensitivities(
             ordered,
             choices_BT,
             path.blocks,
             codec,
             widths=ShapeSpace.of(ordered.spec, path.blocks).widths,
-            encoded=encoded,
+            encoded=artifact.encoded,
             known_depths={choice.blocks: choice.loss for choice in path.choices},
             half_losses={} if finer.half_path is None else finer.half_path.losses,
             ranking=finer.width_ranking,
             progress=self.progress,
         )
-        matrices = matrix_sensitivities(ordered.at(), choices_BT, codec, encoded, self.progress)
+        matrices = matrix_sensitivities(
+            ordered.at(), choices_BT, codec, artifact.encoded, self.progress
+        )
         return msgspec.structs.replace(measured, matrices=matrices)
 
     def _receipts(self, ordered: Supernet, artifact: Artifact) -> tuple[Receipt, ...]:
@@ -361,12 +360,6 @@ class _Build:
             with Engine(artifact, artifact.subnet(address), activations=activations) as engine:
                 records.append(record_golden(engine, address, engine.kernels, activations))
         self.writer.write_file("golden.json", golden_json(records))
-
-
-def stored_matrix(artifact: Artifact, name: str) -> EncodedMatrix:
-    """A matrix of an artifact as its codec decodes it; views of the mapped files."""
-    rows, columns = artifact.spec.tensors()[name]
-    return EncodedMatrix(rows, columns, artifact.planes(name), artifact.scales(name))
 
 
 def _limit(max_ram: str | int | None) -> MemoryLimit | None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from pliant.costs.footprint import ENTRY_BYTES
 from pliant.errors import UnsupportedError, UsageError
 from pliant.load import Deadlines
 from pliant.measurement import format_bytes
@@ -124,8 +125,7 @@ def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:
     """What all places with a whole context take, or a quarter of what is free if that is less."""
     subnet = model.subnet(options.default_cut)
     value_bytes = CACHE_VALUE_BYTES[options.cache_type]
-    # Positions, tokens and log-weights lie beside keys and values.
-    one = subnet.cache_bytes(1, value_bytes) + 12
+    one = subnet.cache_bytes(1, value_bytes) + ENTRY_BYTES
     wanted = one * subnet.spec.max_context * options.max_sequences
     free = int(psutil.virtual_memory().available) // _FREE_MEMORY_SHARE
     return max(min(wanted, free), one * 16)

@@ -1,18 +1,12 @@
-"""llama.cpp, asked by JSON lines; run by its path in any interpreter, imports nothing of pliant.
-
-Each line of stdin is an object with an `action` and its arguments, each answer a line on stdout.
-"""
+"""llama.cpp behind the actions that `run.py` answers; imports nothing of pliant."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from typing import Any
 
 
-class GgufEngine:
+class Engine:
     """A GGUF file in llama.cpp through llama-cpp-python, keys and values in float32."""
 
     def load(self, path: str, threads: int) -> dict[str, Any]:
@@ -76,23 +70,3 @@ class GgufEngine:
             chosen.append(int(self._model.scores[self._model.n_tokens - 1].argmax()))
             step = chosen[-1:]
         return {"tokens": chosen}
-
-
-def main() -> None:
-    """Answer until stdin ends."""
-    # What libraries print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    engine = GgufEngine()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(engine, request.pop("action"))(**request)
-        except Exception as error:  # the one who asked decides what a failure means
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()

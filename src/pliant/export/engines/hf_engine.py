@@ -1,18 +1,12 @@
-"""transformers, asked by JSON lines; run by its path in any interpreter, imports nothing of pliant.
-
-Each line of stdin is an object with an `action` and its arguments, each answer a line on stdout.
-"""
+"""transformers behind the actions that `run.py` answers; imports nothing of pliant."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from typing import Any
 
 
-class HfEngine:
+class Engine:
     """A folder in the classes that `transformers` has for it, weights widened to float32."""
 
     def load(self, path: str, threads: int) -> dict[str, Any]:
@@ -63,23 +57,3 @@ class HfEngine:
                 chosen.append(int(output.logits[0, -1].argmax()))
                 step = torch.tensor([chosen[-1:]])
         return {"tokens": chosen}
-
-
-def main() -> None:
-    """Answer until stdin ends."""
-    # What libraries print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    engine = HfEngine()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(engine, request.pop("action"))(**request)
-        except Exception as error:  # the one who asked decides what a failure means
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
