@@ -57,7 +57,11 @@ def devices(name: Name = None, as_json: Json = False, quiet: Quiet = False) -> N
 
 def _lines(device: Device) -> list[tuple[str, object]]:
     def sourced(figure: Figure, scale: float, unit: str) -> str:
-        return f"{figure.value / scale:.4g} {unit}  ({figure.source}; {figure.date})"
+        parts = " + ".join(" x ".join(f"{x:g}" for x in product) for product in figure.derived)
+        told = [figure.source, figure.date, *([f"= {parts}"] if parts else [])]
+        told += [f"checked {figure.checked}"] if figure.checked else []
+        told += [figure.url] if figure.url else []
+        return f"{figure.value / scale:.4g} {unit}  ({'; '.join(told)})"
 
     lines: list[tuple[str, object]] = [
         ("device", f"{device.name}: {device.title}"),
