@@ -39,7 +39,7 @@ def with_figures(device: Device, bandwidth: float = 1.0, rate: float = 1.0) -> D
     """The device with its bandwidth and rates multiplied."""
 
     def scaled(figure: Figure, factor: float) -> Figure:
-        return msgspec.structs.replace(figure, value=figure.value * factor)
+        return msgspec.structs.replace(figure, value=figure.value * factor, derived=())
 
     rates = {name: scaled(figure, rate) for name, figure in device.rates.items()}
     return msgspec.structs.replace(

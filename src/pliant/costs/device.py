@@ -153,7 +153,8 @@ def read_device(path: Path) -> Device:
         return msgspec.json.decode(raw, type=Device)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The profile {path} is no device: {error}. Copy one of {PROFILES} and change it."
+            f"The profile {path} is no device: {error}. Copy one of {PROFILES} and change it, or "
+            "probe again."
         ) from error
 
 
