@@ -110,7 +110,8 @@ def _lines(device: Device) -> list[tuple[str, object]]:
         lines.append(
             ("measured there", f"{times.samples} steps, each missed by {times.error:.0%} where it "
              f"is left out: {times.operation_seconds * 1e12:.3g} ps an operation, "
-             f"{times.byte_seconds * 1e12:.3g} ps a byte, {times.step_seconds * 1e6:.3g} us a step")
+             f"{times.byte_seconds * 1e12:.3g} ps a byte, {times.operator_seconds * 1e6:.3g} us an "
+             f"operator, {times.step_seconds * 1e6:.3g} us a step")
         )  # fmt: skip
     lines += [
         ("measured there", f"{item.measured_there} steps of {item.threads} threads, missed by "
