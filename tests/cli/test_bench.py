@@ -49,6 +49,49 @@ def test_figures_agree_with_each_other(pliant: Run, pristine: Path) -> None:
         assert data["peak_memory_bytes"] > speed["memory_bytes"]
         assert line["load"]["seconds"] > 0
     assert "about" in ran.err
+    assert len(data["steps"]) == 8
+
+
+def test_what_it_writes_teaches_plans_of_another_machine(
+    pliant: Run, pristine: Path, tmp_path: Path
+) -> None:
+    ran = pliant("bench", pristine, "--subnet", "b4", "--subnet", "d2-w0.5-b3", "--subnet", "b8",
+                 *SHORT, "--json", "--quiet")  # fmt: skip
+    written = tmp_path / "there.json"
+    written.write_text(ran.out)
+    flags = ("-d", "l4", "--context", 100, "--json")
+    before = pliant("plan", pristine, *flags).data["devices"][0]["chosen"]
+    after = pliant("plan", pristine, *flags, "--measurements", written).data["devices"][0]["chosen"]
+    assert "data sheet" in before["decode"]["basis"]
+    assert after["decode"]["basis"] == "6 measurements there"
+    assert after["decode"]["seconds"] > before["decode"]["seconds"]
+    kept = tmp_path / "box.json"
+    shown = pliant("devices", "l4", "--measurements", written, "--output", kept)
+    assert shown.code == 0 and "6 steps" in shown.out
+    again = pliant("plan", pristine, "-d", kept, "--context", 100, "--json").data["devices"][0]
+    assert again["device"] == "box" and again["chosen"]["decode"] == after["decode"]
+    flags = ("fit", pristine, "--memory", "10MB", "--dry-run", "--device", "l4", "--json")
+    fast = 2 / after["decode"]["seconds"]
+    there = pliant(*flags, "--tokens-per-second", fast, "--measurements", written)
+    least = pliant(*flags, "--tokens-per-second", 1e-3, "--measurements", written)
+    assert there.code in (0, 3) and least.code == 0
+    assert there.code == 3 or there.data["candidates"] < least.data["candidates"]
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (("plan", "qwen2.5-0.5b", "-d", "l4", "--measurements", "none.json"), "cannot be read"),
+        (("plan", "qwen2.5-0.5b", "-d", "l4,a100", "--measurements", "none.json"), "NAME="),
+        (("devices", "--measurements", "none.json"), "Which device"),
+        (("devices", "l4", "--output", "box.txt"), "box.txt"),
+    ],
+)
+def test_measurements_that_cannot_be_used(
+    pliant: Run, arguments: tuple[str, ...], word: str
+) -> None:
+    ran = pliant(*arguments)
+    assert ran.code == 2 and word in ran.err
 
 
 def test_an_address_is_a_subnet_too_and_each_is_measured_once(pliant: Run, pristine: Path) -> None:

@@ -125,7 +125,7 @@ def test_devices_are_listed_with_sources(pliant: Run) -> None:
     assert len(listed) >= 20
     assert "raspberry-pi-5" in pliant("devices").out
     one = pliant("devices", "h100")
-    assert "data sheet" in one.out and "2023" in one.out
+    assert "H100" in one.out and "2023" in one.out and "checked" in one.out
 
 
 def test_this_machine_is_probed_when_it_is_first_asked_for(

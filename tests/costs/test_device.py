@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from pliant.costs import device as devices
-from pliant.costs.device import PROFILES, Device, Figure, device_names, load_device, read_device
+from pliant.costs.device import (
+    PROFILES,
+    UNCONFIRMED,
+    Device,
+    Figure,
+    device_names,
+    load_device,
+    read_device,
+)
 from pliant.errors import UsageError
 
 ASKED_FOR = (
@@ -29,12 +39,38 @@ def no_profiles_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_profiles_are_whole(path: Path) -> None:
     device = read_device(path)
     assert device.name == path.stem
-    figures = [device.memory, device.bandwidth, *device.rates.values()]
-    figures += [device.watts] if device.watts else []
-    assert all(len(figure.source) > 2 and figure.date[:2] == "20" for figure in figures)
     for arithmetic in ("int8", "fp16", "fp32"):
         assert device.rate(arithmetic) > 0  # type: ignore[arg-type]
     assert 0 < device.memory_bytes < device.memory.value
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_number_has_a_document_and_a_day_or_says_that_it_has_none(path: Path) -> None:
+    device = read_device(path)
+    figures = [device.memory, device.bandwidth, *device.rates.values()]
+    figures += [device.watts] if device.watts else []
+    for figure in figures:
+        assert len(figure.source.removeprefix(UNCONFIRMED)) > 2
+        assert date.fromisoformat(f"{figure.date}-01") < date.fromisoformat(figure.checked)
+        assert figure.url.startswith("http") == bool(figure.url)
+        assert figure.url or not figure.confirmed, "a number without a document says so"
+        for parts in figure.derived:
+            assert len(parts) > 1
+        if figure.derived:
+            made = sum(np.prod(parts) for parts in figure.derived)
+            assert made == pytest.approx(figure.value, rel=0.01)
+
+
+def test_most_numbers_were_found_in_a_document() -> None:
+    every = [read_device(path) for path in PROFILES.glob("*.toml")]
+    figures = [f for d in every for f in (d.memory, d.bandwidth, *d.rates.values())]
+    assert sum(figure.confirmed for figure in figures) > 0.75 * len(figures)
+
+
+def test_parts_that_do_not_make_the_value_are_refused() -> None:
+    msgspec.convert({"value": 12.8, "source": "x", "date": "y", "derived": [[4, 3.2]]}, Figure)
+    with pytest.raises(msgspec.ValidationError, match=r"make 6.4, not its value 12.8"):
+        msgspec.convert({"value": 12.8, "source": "x", "date": "y", "derived": [[2, 3.2]]}, Figure)
 
 
 def test_the_devices_that_plans_are_asked_for() -> None:
@@ -59,10 +95,11 @@ def test_json_goes_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, word",
     [
-        (("bandwidth = ", "breadth = "), "breadth"),
-        (("bandwidth = { value = 300e9", "bandwidth = { value = 0.0"), "above 0"),
-        (('source = "NVIDIA L4 data sheet"', 'source = ""'), "source"),
-        (("[rates]", "[rates"), "l4"),
+        (("[bandwidth]", "[breadth]"), "breadth"),
+        (("value = 300e9", "value = 0.0"), "above 0"),
+        (('source = "NVIDIA L4 figures in a dealer\'s comparison"', 'source = ""'), "source"),
+        (("[[485e12, 0.5]]", "[[485e12, 0.25]]"), "parts of a figure"),
+        (("[rates.fp32]", "[rates.fp32"), "l4"),
     ],
 )
 def test_profiles_that_lack_something(tmp_path: Path, change: tuple[str, str], word: str) -> None:
@@ -73,9 +110,9 @@ def test_profiles_that_lack_something(tmp_path: Path, change: tuple[str, str], w
 
 
 def test_a_device_without_bandwidth_is_refused(tmp_path: Path) -> None:
-    lines = (PROFILES / "l4.toml").read_text().splitlines()
+    tables = (PROFILES / "l4.toml").read_text().split("\n\n")
     path = tmp_path / "l4.toml"
-    path.write_text("\n".join(line for line in lines if not line.startswith("bandwidth")))
+    path.write_text("\n\n".join(part for part in tables if not part.startswith("[bandwidth]")))
     with pytest.raises(UsageError, match="bandwidth"):
         load_device(str(path))
 

@@ -39,7 +39,7 @@ def with_figures(device: Device, bandwidth: float = 1.0, rate: float = 1.0) -> D
     """The device with its bandwidth and rates multiplied."""
 
     def scaled(figure: Figure, factor: float) -> Figure:
-        return msgspec.structs.replace(figure, value=figure.value * factor)
+        return msgspec.structs.replace(figure, value=figure.value * factor, derived=())
 
     rates = {name: scaled(figure, rate) for name, figure in device.rates.items()}
     return msgspec.structs.replace(
@@ -129,6 +129,40 @@ def test_generation_has_a_closed_form(
     device = with_figures(BOARD, rate=1e5)  # all bound by memory
     times = [decode_time(subnet, device, context).bound_seconds for context in range(1, tokens + 1)]
     assert sum(times) == pytest.approx(tokens * (times[0] + times[-1]) / 2, rel=1e-9)
+
+
+@given(st.data(), st.floats(1e-3, 1e3))
+@settings(max_examples=12, deadline=None)
+def test_decoding_time_is_convex_in_the_context(
+    subnets: Callable[[], st.SearchStrategy[Subnet]], data: st.DataObject, rate: float
+) -> None:
+    """Each operator takes the larger of two affine times, wherever it changes its bound (A2)."""
+    subnet = data.draw(subnets())
+    windows = tuple(0 for _ in subnet.spec.block_windows)
+    subnet = msgspec.structs.replace(
+        subnet, spec=msgspec.structs.replace(subnet.spec, block_windows=windows)
+    )
+    device = with_figures(BOARD, rate=rate)
+    times = np.array([decode_time(subnet, device, n * 40).bound_seconds for n in range(1, 12)])
+    slopes = np.diff(times)
+    assert np.all(slopes >= 0)
+    assert np.all(np.diff(slopes) >= -1e-9 * times[-1])
+
+
+@given(st.data())
+@settings(max_examples=12, deadline=None)
+def test_planes_change_nothing_where_arithmetic_binds(
+    subnets: Callable[[], st.SearchStrategy[Subnet]], data: st.DataObject
+) -> None:
+    subnet = data.draw(subnets())
+    slow = with_figures(BOARD, rate=1e-6)
+    few, many = (
+        prefill_time(Subnet.full(subnet.spec, planes), slow, 64).bound_seconds for planes in (1, 8)
+    )
+    endless = with_figures(slow, bandwidth=1e6)
+    operations = prefill_time(Subnet.full(subnet.spec, 8), endless, 64).bound_seconds
+    assert few == pytest.approx(operations, rel=1e-3)
+    assert many == pytest.approx(operations, rel=1e-3)
 
 
 @given(st.data())

@@ -22,6 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = probe_engine._spec(32, 1, 2, 1, 16, 64, 64)
     models = (probe_engine.Model(spec, 4, ((2, 1), (1, 1), (0, 4), (5, 3), (7, 1))),)
     monkeypatch.setattr(probe_engine, "MODELS", models)
+    monkeypatch.setattr(probe, "CACHE_MODELS", models)
     monkeypatch.setattr(probe_engine, "_LEAST_SECONDS", 0.0001)
     monkeypatch.setattr(probe, "_PLANES", (4, 5))
     monkeypatch.setattr(probe, "_TOKENS", (4, 8))
@@ -41,6 +42,9 @@ def test_a_probe_is_a_device(tmp_path: Path) -> None:
     assert stages[-1] == "5/5"
     assert [item.threads for item in device.calibrations] == [1]
     assert all(item.steps_fitted == 5 for item in device.calibrations)
+    for item in device.calibrations:
+        assert [cache.bits for cache in item.caches] == list(probe.PROBED_CACHES)
+        assert item.knows_cache(8) and item.knows_cache(16) and not item.knows_cache(4)
     assert probe._read_counts(6) == [1, 2, 4, 6]
     assert device.kernels == kernel_name()
     assert 10_000_000 < device.runtime_bytes < 500_000_000
@@ -80,6 +84,30 @@ def test_the_fit_finds_terms_that_made_the_times() -> None:
     foreseen = [step_terms(s.graph, s.step, found).dot(found.seconds) for s in samples]
     np.testing.assert_allclose(foreseen, [s.seconds for s in samples], rtol=0.05)
     assert found.steps_fitted == len(samples)
+
+
+def test_terms_of_a_cache_are_found() -> None:
+    points = tuple(
+        ProductPoint(planes=planes, tokens=tokens, set_bytes=1.0, seconds=tokens * 1e-12)
+        for planes in range(1, 9) for tokens in (1, 8)
+    )  # fmt: skip
+    base = Terms(product=1.0, load=2e-10, row=5e-11, entry=1e-9, value=5e-10, step=1e-6)
+    bare = Calibration(threads=1, kernels="avx2", products=points, seconds=base)
+    truth = Terms(product=1.0, load=6e-10, row=2e-10, entry=3e-9, value=5e-10, step=1e-6)
+    models = [
+        probe_engine.Model(probe_engine._spec(32, 2, 4, groups, 16, 64), 4,
+                           ((100, 1), (400, 1), (200, 40)))
+        for groups in (1, 4)
+    ]  # fmt: skip
+    samples = [
+        Sample(one.graph, one.step, step_terms(one.graph, one.step, bare).dot(truth))
+        for one in timed_steps(1, 8, rounds=1, models=models)
+    ]
+    (found,) = probe_engine.with_cache(bare, 8, samples).caches
+    assert found.bits == 8 and found.seconds.product == 1.0
+    foreseen = [step_terms(s.graph, s.step, bare).dot(found.seconds) for s in samples]
+    np.testing.assert_allclose(foreseen, [s.seconds for s in samples], rtol=0.06)
+    assert found.error < 0.1
 
 
 def test_a_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def bench(
     Subnets and thread counts take turns, so that a busy moment hits all alike; the bandwidth is
     probed before and after. A token reads the weights of its cut and the cache behind it: their
     bytes times token/s, over the probed bandwidth, is the share of what any engine could reach.
+    What --json writes can be carried to another machine, which then foresees this one: see
+    --measurements of plan, fit and devices.
     """
     from pliant.artifact import Artifact, split_address
     from pliant.recipes.bench import bench as measure
@@ -134,6 +136,10 @@ def _emit(output: Output, report: BenchReport, path: str) -> None:
     fields["artifact"] = path
     for result, line in zip(report.results, fields["results"], strict=True):
         line["bytes_per_token"] = result.speed.bytes_per_token
+        del line["subnet"]  # each step has it
+    fields["steps"] = [
+        msgspec.to_builtins(step) for result in report.results for step in result.steps()
+    ]
     for probe, line in zip(report.probes, fields["probes"], strict=True):
         line["gigabytes_per_second"] = probe.rate
         line["drift"] = probe.drift

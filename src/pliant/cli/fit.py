@@ -17,6 +17,7 @@ from pliant.cli.options import (
     Json,
     Limit,
     MaxLoss,
+    Measurements,
     Memory,
     Name,
     Quiet,
@@ -103,6 +104,7 @@ def fit(
     study: Study = 32,
     name: Name = None,
     device: OnDevice = None,
+    measurements: Measurements = None,
     speed: LeastSpeed = None,
     first_token: FirstToken = None,
     joules: MostJoules = None,
@@ -126,13 +128,18 @@ def fit(
     from pliant.search import Budget
 
     output = Output(as_json, quiet)
-    measured_here = device is None and first_token is None and joules is None
+    asked_there = (device, first_token, joules, measurements or None)
+    measured_here = all(item is None for item in asked_there)
     budget = Budget(
         memory_bytes=memory,
         max_loss_increase=max_loss,
         min_tokens_per_second=speed if measured_here else None,
     )
-    limits = None if measured_here else _limits(output, device, speed, first_token, joules)
+    limits = (
+        None
+        if measured_here
+        else _limits(output, device, measurements or [], speed, first_token, joules)
+    )
     with open_artifact(artifact) as model:
         if dry_run:
             _emit_offer(output, offer(model, context, budget, limits), budget, artifact)
@@ -157,6 +164,7 @@ def fit(
 def _limits(
     output: Output,
     device: str | None,
+    measurements: Sequence[str],
     speed: float | None,
     first_token: float | None,
     joules: float | None,
@@ -164,6 +172,7 @@ def _limits(
     """Limits on a device (this one by default); a device without a limit is a usage error."""
     from pliant.errors import UsageError
     from pliant.recipes.device_limits import DeviceLimits
+    from pliant.recipes.measurements import with_measurements
     from pliant.recipes.plan import find_devices
 
     if speed is None and first_token is None and joules is None:
@@ -171,8 +180,9 @@ def _limits(
             f"The device {device} was given without a limit; give --tokens-per-second, "
             "--first-token or --joules."
         )
+    found = find_devices([device or "this"], output.note)
     return DeviceLimits(
-        device=find_devices([device or "this"], output.note)[0],
+        device=with_measurements(found, measurements)[0],
         tokens_per_second=speed,
         first_token_seconds=first_token,
         joules=joules,

@@ -160,3 +160,12 @@ Stop = Annotated[
         help="Text that ends generation; repeatable.",
     ),
 ]
+Measurements = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measurements",
+        envvar="PLIANT_MEASUREMENTS",
+        metavar="[NAME=]FILE",
+        help="What `bench --json` wrote on the device (of several: NAME); repeatable.",
+    ),
+]

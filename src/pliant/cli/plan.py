@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from pliant.cli.options import Context, Json, Quiet, Threads
+from pliant.cli.options import Context, Json, Measurements, Quiet, Threads
 from pliant.cli.output import Output, facts, table
 from pliant.measurement import format_bytes, format_seconds, parse_bytes
 
@@ -91,6 +91,7 @@ Chart = Annotated[
 def plan(
     model: Model,
     device: DeviceNames = "this",
+    measurements: Measurements = None,
     context: Context = None,
     batch: Batch = 1,
     prompt: Prompt = None,
@@ -111,6 +112,7 @@ def plan(
     nearest that would is named.
     """
     from pliant.errors import DoesNotFitError
+    from pliant.recipes.measurements import with_measurements
     from pliant.recipes.plan import default_request, find_devices, make_plan
     from pliant.recipes.plan_model import find_model
 
@@ -125,7 +127,8 @@ def plan(
         joules=joules, threads=threads,
     )  # fmt: skip
     names = [name.strip() for name in device.split(",")]
-    made = make_plan(found, find_devices(names, output.note), request)
+    devices = with_measurements(find_devices(names, output.note), measurements or [])
+    made = make_plan(found, devices, request)
     if chart is not None:
         from pliant.recipes.plan_chart import draw_plan
 

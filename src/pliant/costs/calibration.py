@@ -25,6 +25,10 @@ _SPLIT_CONTEXT = 256
 _SMALL_WORK, _LARGE_WORK = 200_000, 4_000_000
 
 
+#: The cache that `Calibration.seconds` was measured with: float16.
+BASE_CACHE_BITS = 16
+
+
 class ProductPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds per weight of a product of `tokens` tokens with `planes` planes.
 
@@ -36,6 +40,11 @@ class ProductPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tokens: int
     set_bytes: float
     seconds: float
+
+    def __post_init__(self) -> None:
+        sizes = (self.planes, self.tokens, self.set_bytes, self.seconds)
+        if not all(0 < size < 1e18 for size in sizes):
+            raise ValueError("planes, tokens, bytes and seconds of a product are above 0")
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,21 +81,49 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 TERMS: tuple[str, ...] = Terms.__struct_fields__
 
 
+class CacheTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds of all terms with a cache of `bits` bits a value, and its error on decoded tokens.
+
+    Only what attention does differs from the float16 cache that the other terms were fitted with:
+    values loaded, met and scored.
+    """
+
+    bits: int
+    seconds: Terms
+    error: float = 0.0
+
+
+#: Terms that depend on how keys and values are stored.
+CACHE_TERMS: tuple[str, ...] = ("load", "row", "entry")
+
+
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine with `threads` threads: its products, seconds of all terms, and its errors.
 
     `decode_error` and `prefill_error` are median absolute relative errors on steps that the fit
-    did not see; `cache_value_bytes` is that of the caches measured.
+    did not see. `seconds` are those with caches of float16; `caches` has others, by their bits; a
+    cache that was not measured counts as float16. `measured_there` is how many measurements
+    corrected the calibration (`measured.py`); 0 is none.
     """
 
     threads: int
     kernels: str
     products: tuple[ProductPoint, ...]
     seconds: Terms
-    cache_value_bytes: int = 2
+    caches: tuple[CacheTerms, ...] = ()
     decode_error: float = 0.0
     prefill_error: float = 0.0
     steps_fitted: int = 0
+    measured_there: int = 0
+
+    def seconds_with(self, cache_bits: int) -> Terms:
+        """Seconds of all terms with a cache of so many bits a value."""
+        found = (item.seconds for item in self.caches if item.bits == cache_bits)
+        return next(found, self.seconds)
+
+    def knows_cache(self, cache_bits: int) -> bool:
+        """Whether a cache of so many bits a value was measured."""
+        return cache_bits == BASE_CACHE_BITS or cache_bits in {item.bits for item in self.caches}
 
     def product_seconds(self, planes: int, tokens: int, set_bytes: float) -> float:
         """Seconds per weight, interpolated between the points measured.
@@ -138,7 +175,8 @@ def step_seconds(graph: Graph, step: Step, calibrations: Sequence[Calibration]) 
     most = calibrations[-1]
     chosen = [item for item in calibrations if item.threads in _threads(graph, most.threads)]
     return min(
-        step_terms(graph, step, item).dot(item.seconds) for item in chosen or calibrations[-1:]
+        step_terms(graph, step, item).dot(item.seconds_with(graph.cache_bits))
+        for item in chosen or calibrations[-1:]
     )
 
 

@@ -6,6 +6,7 @@ and calibrations. A stranger adds a device by copying a file.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -26,17 +27,39 @@ _RATE_FALLBACKS: dict[Arithmetic, tuple[Arithmetic, ...]] = {
     "fp32": ("fp32", "fp16"),
 }
 
+#: How the source of a number begins that no document was found for.
+UNCONFIRMED = "not confirmed: "
+#: Published figures are rounded; their parts may make this much more or less.
+_ROUNDED = 0.01
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number, where it was published or measured, and when."""
+    """A number, where it was published or measured, and when.
+
+    `url` is the document that it was compared with on the day `checked`; a number that no document
+    was found for has a source that begins with `not confirmed: `. `derived` is how it follows from
+    stated parts, a sum of products: `[[4, 2.4e9, 16]]` are 4 cores at 2.4 GHz with 16 operations a
+    cycle. Parts that do not make the value raise `ValueError`.
+    """
 
     value: float
     source: str
     date: str
+    url: str = ""
+    checked: str = ""
+    derived: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.value < 1e18 or not self.source or not self.date:
             raise ValueError("a figure is above 0 and has a source and a date")
+        made = sum(math.prod(parts) for parts in self.derived)
+        if self.derived and abs(made / self.value - 1) > _ROUNDED:
+            raise ValueError(f"the parts of a figure make {made:g}, not its value {self.value:g}")
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a document says so, or it was measured."""
+        return not self.source.startswith(UNCONFIRMED)
 
 
 class StorageRate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +153,8 @@ def read_device(path: Path) -> Device:
         return msgspec.json.decode(raw, type=Device)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The profile {path} is no device: {error}. Copy one of {PROFILES} and change it."
+            f"The profile {path} is no device: {error}. Copy one of {PROFILES} and change it, or "
+            "probe again."
         ) from error
 
 

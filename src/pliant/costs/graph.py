@@ -31,11 +31,13 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     """Operators of one step in the order in which they run, and what they keep in memory.
 
     `activation_peak_bytes` is the most that activations need at any moment, each freed after its
-    last use: the least any engine needs, since ours gives each its own place.
+    last use: the least any engine needs, since ours gives each its own place. `cache_bits` are
+    those of a cached value.
     """
 
     operators: tuple[Operator, ...]
     activation_peak_bytes: int
+    cache_bits: int = 16
 
     @property
     def operations(self) -> int:
@@ -81,7 +83,9 @@ def step_graph(
         operators += [msgspec.structs.replace(item, count=count) for item in found]
     last, tensors = _head(subnet, step, widths)
     peak = max(peak, _peak(last, {**tensors, "hidden": first.output_bytes}))
-    return Graph(operators=(*operators, *last), activation_peak_bytes=peak)
+    return Graph(
+        operators=(*operators, *last), activation_peak_bytes=peak, cache_bits=widths.cache_bits
+    )
 
 
 def block_cuts(subnet: Subnet, experts: Experts | None = None) -> dict[BlockCut, int]:

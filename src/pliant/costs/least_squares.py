@@ -15,21 +15,24 @@ def relative_fit(
     seconds_N: NDArray[np.float64],
     prior_T: NDArray[np.float64] | None = None,
     strength_T: NDArray[np.float64] | None = None,
+    weight_N: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """The x >= 0 `[T]` that makes `sizes @ x` near `seconds`, all errors relative to `seconds`.
 
     N samples, T terms. `prior` and `strength` pull terms that the samples hardly tell apart
-    towards a known value, by `strength` of all the samples that a term is seen in. Solved by
+    towards a known value, by `strength` of all the samples that a term is seen in. `weight` (ones)
+    multiplies the errors of samples. Solved by
     coordinate descent, which for this convex problem (Lawson and Hanson's NNLS) ends at the
     optimum.
     """
-    scaled_NT = sizes_NT / seconds_N[:, None]
+    weights_N = np.ones(len(seconds_N)) if weight_N is None else weight_N
+    scaled_NT = sizes_NT * (weights_N / seconds_N)[:, None]
     scale_T = np.linalg.norm(scaled_NT, axis=0)
     scale_T[scale_T == 0] = 1.0
     pull_T = np.zeros(len(scale_T)) if strength_T is None else strength_T
     unit_NT = scaled_NT / scale_T
     gram_TT = unit_NT.T @ unit_NT + np.diag(pull_T)
-    target_T = unit_NT.T @ np.ones(len(seconds_N))
+    target_T = unit_NT.T @ weights_N
     if prior_T is not None:
         target_T = target_T + pull_T * prior_T * scale_T
     x_T = np.zeros(len(scale_T))

@@ -36,6 +36,16 @@ class Widths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"{self.cache_value_bytes} bytes were asked for; use 2 or 4, and 1, 2 or 4."
             )
 
+    @classmethod
+    def of_cache(cls, bits: int) -> Widths:
+        """The engine's widths with cached values of `bits` bits."""
+        return cls(cache_value_bytes=bits // 8)
+
+    @property
+    def cache_bits(self) -> int:
+        """Bits of a cached value: the class that a calibration has terms of its own for."""
+        return 8 * self.cache_value_bytes
+
     def entry_bytes(self, head_dim: int) -> int:
         """Bytes of the key, or of the value, of one token and group."""
         return head_dim * self.cache_value_bytes + (4 if self.cache_value_bytes == 1 else 0)

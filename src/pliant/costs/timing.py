@@ -79,8 +79,13 @@ def expected_step(graph: Graph, step: Step, device: Device, threads: int | None 
     used = calibrations_for(device, threads)
     if used:
         error = used[-1].decode_error if step.tokens == 1 else used[-1].prefill_error
+        error = max([error, *(c.error for c in used[-1].caches if c.bits == graph.cache_bits)])
         seconds = step_seconds(graph, step, used)
         basis = f"calibrated, {used[-1].threads} threads"
+        if used[-1].measured_there:
+            basis += f", {used[-1].measured_there} measurements there"
+        if not used[-1].knows_cache(graph.cache_bits):
+            basis += f", a cache of {graph.cache_bits} bits counted as float16"
         return Expected(bound_seconds=bound, seconds=seconds, error=error, basis=basis)
     if device.transfer is not None:
         return Expected(
@@ -144,7 +149,8 @@ def operator_times(graph: Graph, step: Step, device: Device) -> list[OperatorTim
         bound, peak = operator_bound(item, device)
         seconds = _assumed(item, device)
         if used:
-            seconds = operator_terms(item, graph, step, used[-1]).dot(used[-1].seconds)
+            terms = operator_terms(item, graph, step, used[-1])
+            seconds = terms.dot(used[-1].seconds_with(graph.cache_bits))
         known = lines.get(item.name)
         lines[item.name] = OperatorTime(
             name=item.name,

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from pliant.artifact import Artifact
+from pliant.costs.measured import MeasuredStep
 from pliant.evaluate import Runner, Speed, Workload, measure_speeds
 from pliant.measurement import (
     Measurement,
@@ -73,6 +74,22 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     speed: Speed
     share: float
     load: Load
+    subnet: Subnet
+
+    def steps(self) -> list[MeasuredStep]:
+        """What this tells of the machine: a token in the middle of decoding, and the prompt."""
+        work, speed = self.speed.workload, self.speed
+        decode = MeasuredStep(
+            subnet=self.subnet, threads=self.threads, cached=work.middle_context,
+            seconds=1.0 / speed.decode.median,
+        )  # fmt: skip
+        if work.prompt_tokens == 1:
+            return [decode]
+        prompt = msgspec.structs.replace(
+            decode, tokens=work.prompt_tokens, cached=0,
+            seconds=work.prompt_tokens / speed.prefill.median,
+        )  # fmt: skip
+        return [decode, prompt]
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,8 +180,9 @@ def bench(
             speed=speed,
             share=speed.bandwidth.median / rates[count],
             load=load,
+            subnet=subnet,
         )
-        for (address, _, count), speed, load in zip(cases, speeds, loads, strict=True)
+        for (address, subnet, count), speed, load in zip(cases, speeds, loads, strict=True)
     ]
     warnings = list(_warnings(probes, results))
     for warning in warnings:

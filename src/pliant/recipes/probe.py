@@ -16,7 +16,13 @@ from pliant.costs.calibration import Calibration, ProductPoint, Terms
 from pliant.costs.device import Device, Figure, StorageRate, user_folder
 from pliant.measurement import Progress, silent
 from pliant.recipes.bench import machine_text
-from pliant.recipes.probe_engine import fitted, timed_steps
+from pliant.recipes.probe_engine import (
+    CACHE_MODELS,
+    PROBED_CACHES,
+    fitted,
+    timed_steps,
+    with_cache,
+)
 from pliant.runtime.bandwidth import largest_cache_bytes, read_rate
 from pliant.runtime.kernel_speed import (
     default_threads,
@@ -40,8 +46,9 @@ _CORE_BYTES, _SHARED_BYTES = 2**18, 2**22
 #: The set for many tokens: arithmetic is the limit, the fewer weights the sooner it is done.
 _MANY_BYTES = 2**20
 _PLANES = range(1, 9)
-#: Times that all kernels are timed.
+#: Times that all kernels are timed, and steps with other caches than float16.
 _PASSES = 2
+_CACHE_ROUNDS = 3
 
 
 def probe(threads: int | None = None, progress: Progress = silent) -> Device:
@@ -73,7 +80,11 @@ def probe(threads: int | None = None, progress: Progress = silent) -> Device:
     for count in counts:
         bare = kernel_table(count, calibrations[0] if calibrations else None)
         advance(f"kernels, {count} threads")
-        calibrations.append(fitted(bare, timed_steps(count)))
+        found = fitted(bare, timed_steps(count))
+        for bits in PROBED_CACHES:
+            samples = timed_steps(count, bits, _CACHE_ROUNDS, CACHE_MODELS)
+            found = with_cache(found, bits, samples)
+        calibrations.append(found)
         advance(f"steps, {count} threads")
     memory = usable_memory()
     runtime = runtime_bytes()

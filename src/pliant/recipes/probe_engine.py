@@ -11,7 +11,15 @@ import msgspec
 import numpy as np
 
 from pliant.costs import Graph, Step, Widths, step_graph
-from pliant.costs.calibration import TERMS, Calibration, Terms, step_seconds, step_terms
+from pliant.costs.calibration import (
+    CACHE_TERMS,
+    TERMS,
+    CacheTerms,
+    Calibration,
+    Terms,
+    step_seconds,
+    step_terms,
+)
 from pliant.costs.least_squares import median_error, relative_fit
 from pliant.runtime import Chunk
 from pliant.runtime.assembly import CacheType
@@ -20,8 +28,10 @@ from pliant.runtime.random_weights import RandomWeights
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
-#: Cache bytes of a value -> the engine's name of it.
-CACHE_TYPES: dict[int, CacheType] = {1: "int8", 2: "float16", 4: "float32"}
+#: Bits of a cached value -> the engine's name of such a cache.
+CACHE_TYPES: dict[int, CacheType] = {8: "int8", 16: "float16", 32: "float32"}
+#: Caches that a probe times besides float16, with `CACHE_MODELS`.
+PROBED_CACHES: tuple[int, ...] = (8,)
 #: Seconds that a sample takes at least, by repeating short steps.
 _LEAST_SECONDS = 0.008
 #: Every so many-th step is held out of the fit and tells its error.
@@ -96,6 +106,10 @@ MODELS: tuple[Model, ...] = (
 )  # fmt: skip
 
 
+#: The models whose time is attention above all: they tell caches of other bits apart.
+CACHE_MODELS: tuple[Model, ...] = MODELS[3:6]
+
+
 @dataclass(frozen=True)
 class _Trial:
     """A step ready to be run again and again, behind a cache of its own."""
@@ -112,14 +126,18 @@ class _Trial:
         self.cache.truncate(self.step.cached)
 
 
-def timed_steps(threads: int, value_bytes: int = 2, rounds: int = 5) -> list[Sample]:
-    """Decoding and prompt steps of all `MODELS`, each the lower quartile of `rounds` runs.
+def timed_steps(
+    threads: int, cache_bits: int = 16, rounds: int = 5, models: Sequence[Model] | None = None
+) -> list[Sample]:
+    """Decoding and prompt steps of `models` (`MODELS`), each the lower quartile of `rounds` runs.
 
     All steps take turns, so that a slow moment of the machine falls on one round of each.
     """
     with ExitStack() as stack:
         trials = [
-            trial for model in MODELS for trial in _trials(stack, model, threads, value_bytes)
+            trial
+            for model in (MODELS if models is None else models)
+            for trial in _trials(stack, model, threads, cache_bits)
         ]
         taken = [
             [seconds_per_run(trial.run, _LEAST_SECONDS, threads) for trial in trials]
@@ -132,11 +150,11 @@ def timed_steps(threads: int, value_bytes: int = 2, rounds: int = 5) -> list[Sam
         ]
 
 
-def _trials(stack: ExitStack, model: Model, threads: int, value_bytes: int) -> Iterator[_Trial]:
+def _trials(stack: ExitStack, model: Model, threads: int, cache_bits: int) -> Iterator[_Trial]:
     subnet = Subnet.full(model.spec, model.planes)
     weights = RandomWeights(model.spec, max(model.planes, subnet.bits.embedding))
     engine = stack.enter_context(
-        Engine(weights, subnet, threads, cache_type=CACHE_TYPES[value_bytes])
+        Engine(weights, subnet, threads, cache_type=CACHE_TYPES[cache_bits])
     )
     longest = max(cached for cached, _ in model.steps)
     grown = engine.new_cache(longest + 256)
@@ -147,7 +165,7 @@ def _trials(stack: ExitStack, model: Model, threads: int, value_bytes: int) -> I
         cache = grown.clone()
         cache.truncate(cached)
         step = Step(tokens=count, cached=cached)
-        graph = step_graph(subnet, step, Widths(cache_value_bytes=value_bytes))
+        graph = step_graph(subnet, step, Widths.of_cache(cache_bits))
         yield _Trial(engine, step, graph, cache)
 
 
@@ -189,6 +207,37 @@ def fitted(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:
         prefill_error=_error(trial, prefill),
         steps_fitted=len(samples),
     )
+
+
+def with_cache(calibration: Calibration, bits: int, samples: Sequence[Sample]) -> Calibration:
+    """The calibration with the terms of a cache of `bits` bits, fitted to `samples` with it.
+
+    Only what attention does is fitted anew; the rest is as with float16.
+    """
+    fitted_all = _cache_seconds(calibration, samples)
+    errors = []
+    for place, item in enumerate(samples):
+        others = [*samples[:place], *samples[place + 1 :]]
+        terms = step_terms(item.graph, item.step, calibration)
+        foreseen = terms.dot(_cache_seconds(calibration, others))
+        errors.append(abs(foreseen / item.seconds - 1.0))
+    found = CacheTerms(bits=bits, seconds=fitted_all, error=float(np.median(errors)))
+    return msgspec.structs.replace(calibration, caches=(*calibration.caches, found))
+
+
+def _cache_seconds(calibration: Calibration, samples: Sequence[Sample]) -> Terms:
+    base = calibration.seconds
+    every = [step_terms(item.graph, item.step, calibration) for item in samples]
+    sizes_NT = np.array([[getattr(terms, name) for name in CACHE_TERMS] for terms in every])
+    seconds_N = np.array([item.seconds for item in samples])
+    known_N = np.array([terms.dot(base) for terms in every])
+    prior_T = np.array([getattr(base, name) for name in CACHE_TERMS])
+    # What is not attention is known; a disturbed machine leaves attention a tenth.
+    rest_N = np.maximum(seconds_N - (known_N - sizes_NT @ prior_T), 0.1 * seconds_N)
+    pull_T = np.full(len(CACHE_TERMS), _PULL)
+    # Errors are relative to the whole step, of which attention is a part.
+    x_T = relative_fit(sizes_NT, rest_N, prior_T, pull_T, rest_N / seconds_N)
+    return msgspec.structs.replace(base, **dict(zip(CACHE_TERMS, map(float, x_T), strict=True)))
 
 
 def _fit(calibration: Calibration, samples: Sequence[Sample]) -> Terms:
