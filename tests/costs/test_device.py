@@ -132,3 +132,13 @@ def test_rates_fall_back_to_the_next_best() -> None:
     assert device.rate("int8") == 2.0
     with pytest.raises(UsageError, match="no rate"):
         msgspec.structs.replace(device, rates={}).rate("int8")
+
+
+def test_a_disturbed_probe_says_so() -> None:
+    figure = Figure(value=2.0, source="a test", date="2026")
+    device = Device(
+        name="x", title="x", kind="this", memory=figure, bandwidth=figure, rates={"fp32": figure},
+        others_share=0.42,
+    )  # fmt: skip
+    assert "42%" in device.disturbance
+    assert not msgspec.structs.replace(device, others_share=0.02).disturbance

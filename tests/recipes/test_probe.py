@@ -117,6 +117,13 @@ def test_a_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path:
     findings = {finding.topic: finding for finding in doctor.examine()}
     assert {"kernels", "threads", "bandwidth", "memory", "profile"} <= set(findings)
     assert "pliant probe" in findings["profile"].advice
+    quiet = probe.probe(1)
+    probe.save_device(msgspec.structs.replace(quiet, others_share=0.01), tmp_path / "this.json")
+    (found,) = doctor._profile()
+    assert found.state == "ok"
+    probe.save_device(msgspec.structs.replace(quiet, others_share=0.4), tmp_path / "this.json")
+    (found,) = doctor._profile()
+    assert found.state == "advice" and "beside other programs" in found.found
     assert all((finding.state == "ok") == (not finding.advice) for finding in findings.values())
     monkeypatch.setattr(doctor, "kernel_name", lambda: "scalar")
     (kernels,) = doctor._kernels()

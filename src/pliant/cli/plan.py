@@ -297,6 +297,8 @@ def _assumptions(made: Plan, item: DevicePlan) -> list[str]:
         found.append(f"{device.watts.value:g} W all the time ({device.watts.source})")
     if device.notes and not device.calibrations:
         found.append(device.notes.rstrip("."))
+    if device.disturbance:
+        found.append(device.disturbance)
     return found
 
 

@@ -51,6 +51,8 @@ def probe(
         device = measure(threads, progress)
     path = save_device(device, target)
     output.emit(msgspec.to_builtins(device), facts(_lines(device)), _kernels(device))
+    if device.disturbance:
+        output.note(f"warning: {device.disturbance}; probe again when they have ended")
     output.note(f"written to {path}")
 
 

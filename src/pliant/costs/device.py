@@ -31,6 +31,8 @@ _RATE_FALLBACKS: dict[Arithmetic, tuple[Arithmetic, ...]] = {
 UNCONFIRMED = "not confirmed: "
 #: Published figures are rounded; their parts may make this much more or less.
 _ROUNDED = 0.01
+#: Share of the CPUs that others may use during a probe; what the system itself does is less.
+DISTURBED_SHARE = 0.05
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +77,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `rates` are peaks by arithmetic; a multiplication and an addition are two operations. `memory`
     is all of it, `usable_memory_bytes` (probed) what a process may take, `runtime_bytes` (probed)
     what the interpreter needs around a model. `runs_pliant` is false where only another engine
-    could run the model. `read_rates` are byte/s by number of threads.
+    could run the model. `read_rates` are byte/s by number of threads. `others_share` (probed) is
+    the share of the CPUs that other programs used meanwhile.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     storage: tuple[StorageRate, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     transfer: Transfer | None = None
+    others_share: float = 0.0
 
     def rate(self, arithmetic: Arithmetic) -> float:
         """Peak operations/s; of the next best arithmetic where this one is not known."""
@@ -109,6 +113,16 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         The tenth is for the system; a profile of a probed machine knows better.
         """
         return self.usable_memory_bytes or int(0.9 * self.memory.value)
+
+    @property
+    def disturbance(self) -> str:
+        """A sentence on a probe that other programs disturbed; empty for an undisturbed one."""
+        if self.others_share <= DISTURBED_SHARE:
+            return ""
+        return (
+            f"other programs used {self.others_share:.0%} of the CPUs during the probe of "
+            f"{self.name}, which is faster than that"
+        )
 
     def calibration(self, threads: int | None = None) -> Calibration | None:
         """The calibration for so many threads, of the most threads by default; None without."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from pliant.costs.device import read_device
 from pliant.measurement import Progress, format_bytes, silent
 from pliant.recipes.probe import profile_path
 from pliant.runtime.bandwidth import read_rate
@@ -163,10 +164,11 @@ def _extras() -> Iterator[Finding]:
 
 def _profile() -> Iterator[Finding]:
     path = profile_path()
-    there = path.exists()
-    yield Finding(
-        topic="profile",
-        state="ok" if there else "advice",
-        found=f"{path} is {'there' if there else 'missing'}",
-        advice="" if there else "pliant probe, so that plans are calibrated here.",
-    )
+    if not path.exists():
+        found, advice = "is missing", "pliant probe, so that plans are calibrated here."
+    elif read_device(path).disturbance:
+        found, advice = "was probed beside other programs", "pliant probe, when they have ended."
+    else:
+        found, advice = "is there", ""
+    state: State = "advice" if advice else "ok"
+    yield Finding(topic="profile", state=state, found=f"{path} {found}", advice=advice)

@@ -184,8 +184,10 @@ def commands(plan: Plan, option: Option, device: Device) -> list[str]:
         target = f"{folder}.pliant"
         lines.append(shlex.join(["pliant", "build", source, "--output", target]))
     limit = plan.request.memory_bytes or device.memory_bytes
-    budget = max(option.memory.total, int(limit - option.runtime_bytes))
-    fit = ["pliant", "fit", target, "--memory", str(budget)]
+    least = option.memory.total
+    megabytes = (limit - option.runtime_bytes) // 10**6
+    budget = f"{megabytes:.0f}MB" if megabytes * 10**6 >= least else str(least)
+    fit = ["pliant", "fit", target, "--memory", budget]
     fit += ["--context", str(plan.request.context)]
     if plan.request.tokens_per_second is not None:
         fit += ["--device", device.name, "--tokens-per-second",

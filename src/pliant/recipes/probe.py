@@ -34,6 +34,7 @@ from pliant.runtime.kernel_speed import (
     storage_rates,
 )
 from pliant.runtime.memory_limit import usable_memory
+from pliant.runtime.other_programs import OtherPrograms
 
 #: Name of the profile of the machine at hand, and of its file in the user's folder.
 THIS = "this"
@@ -61,6 +62,7 @@ def probe(threads: int | None = None, progress: Progress = silent) -> Device:
     counts = sorted({1, most})
     today = datetime.now(UTC).date().isoformat()
     total, done = 3 + 2 * len(counts), 0
+    others = OtherPrograms()
 
     def advance(what: str) -> None:
         nonlocal done
@@ -106,6 +108,7 @@ def probe(threads: int | None = None, progress: Progress = silent) -> Device:
             for chunk, rate in storage.items()
         ),
         calibrations=tuple(calibrations), notes=f"probed {today} on {platform.node()}",
+        others_share=round(others.share(), 3),
     )  # fmt: skip
 
 
