@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,7 @@ from pliant.errors import UsageError
 from pliant.receipt import Conditions, Receipt
 
 Run = Callable[..., Any]
-_FOUND = importlib.util.spec_from_file_location(
-    "hub_server", Path(__file__).parent / "hub_server.py"
-)
-assert _FOUND is not None and _FOUND.loader is not None
-hub_server = importlib.util.module_from_spec(_FOUND)
-_FOUND.loader.exec_module(hub_server)
-REPO = hub_server.REPO
-
-
-@pytest.fixture
-def empty_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A hub without the repository; the client may use the network, which is this machine."""
-    from huggingface_hub import constants, file_download
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    # What arrives in part of a chunk is lost when a transfer breaks; the files here are small.
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
-    # The client waits a second before it goes on with a transfer that broke.
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    server = hub_server.HubServer()
-    monkeypatch.setenv("PLIANT_ENDPOINT", server.url)
-    yield server
-    server.close()
+REPO = "someone/tiny"
 
 
 @pytest.fixture

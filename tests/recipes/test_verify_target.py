@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from pliant.artifact import Artifact
+from pliant.artifact import Artifact, Findings, SourceRecord
 from pliant.errors import UsageError, VerificationError
+from pliant.evaluate import GOLDEN_TEXTS_FILE, golden_texts_json, read_golden_texts
 from pliant.export import export_gguf, export_hf, plan_gguf, plan_hf, storage_of
 from pliant.export.target_engine import TargetEngine
 from pliant.recipes.verify_target import require, tolerance_of, verify_target
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+FINDINGS = Findings(source=SourceRecord("other", "0" * 64))
 PEER_PYTHON = os.environ.get("PLIANT_PEER_PYTHON") or sys.executable
 
 
@@ -54,6 +57,39 @@ def test_a_folder_is_the_same_model_in_transformers(artifacts: Any, tmp_path: Pa
     assert len(texts) == 7 and all(prompt.same_ids for prompt in texts)
     assert all(prompt.greedy == prompt.greedy_asked == 64 for prompt in texts)
     assert max(prompt.kl_nats for prompt in texts) < 1e-6
+
+
+def test_the_golden_texts_of_the_artifact_are_what_is_compared(
+    artifacts: Any, tmp_path: Path
+) -> None:
+    """Ids and continuations come from the file: where it says otherwise, that is a difference."""
+    change = msgspec.structs.replace
+    path = Path(shutil.copytree(artifacts["llama"].path, tmp_path / "other.pliant"))
+    artifact = Artifact.open(path)
+    export_hf(plan_hf(artifact, "", "float32"), "", tmp_path / "out")
+    golden = read_golden_texts(artifact)
+    assert golden is not None and len(golden.texts) == 7
+    story, question = golden.texts[0], golden.texts[5]
+    likely = story.greedy[20]
+    texts = (
+        change(story, name="mine", greedy=(*story.greedy[:20], likely ^ 1, *story.greedy[21:])),
+        change(question, ids=(*question.ids[:-1], question.ids[-1] ^ 1)),
+    )
+    changed = golden_texts_json(change(golden, texts=texts))
+    artifact = artifact.amend(FINDINGS, {GOLDEN_TEXTS_FILE: changed})
+    report = verify_target(
+        artifact, "", "hf", tmp_path / "out", "float32",
+        documents={"held out": ["Once upon a time.", "The fox said: hello! " * 40]},
+    )  # fmt: skip
+    mine, other, text = report.prompts
+    assert (mine.name, mine.same_ids, mine.greedy) == ("mine", True, 20)
+    assert (other.name, other.same_ids) == ("question", False)
+    # Windows: a text of 17 letters, then pieces of the context of 192.
+    assert (text.name, text.same_ids, text.greedy_asked) == ("held out", True, 0)
+    assert text.tokens > 192
+    for prompt in report.prompts:
+        assert prompt.perplexity is not None and prompt.their_perplexity is not None
+        assert abs(prompt.perplexity / prompt.their_perplexity - 1) < 1e-5
 
 
 def test_another_model_is_found_out(artifacts: Any, tmp_path: Path) -> None:
