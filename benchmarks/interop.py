@@ -4,7 +4,8 @@
 
 Exports cuts of the demo model, of tiny random models of every architecture and, where `--shared`
 holds it, of stories260K, and compares token ids, logits and 64 greedy tokens on texts and
-conversations, and the perplexity of held-out text, with our engine. Writes `results/interop.json`, with the table of the how-to page.
+conversations, and the perplexity of held-out text, with our engine. Writes `results/interop.json`,
+with the table of the how-to page.
 """
 
 from __future__ import annotations

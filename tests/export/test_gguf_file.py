@@ -11,6 +11,8 @@ import pytest
 from pliant.errors import UnsupportedError, UsageError
 from pliant.export import export_gguf, plan_gguf
 from pliant.export.gguf_metadata import architecture_keys, check_held, gguf_tensor_name, row_order
+from pliant.shape import SubnetShape
+from pliant.subnet import Subnet
 
 gguf = pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
 
@@ -56,6 +58,24 @@ def test_weights_are_those_of_the_planes_to_the_last_bit(
     assert fields["general.base_model.0.name"] == name
     assert len(fields["tokenizer.ggml.tokens"]) == spec.vocab_size
     assert (tmp_path / "out.gguf").stat().st_size <= plan.num_bytes
+
+
+def test_halves_that_are_left_out_are_zeros_of_the_smallest_type(tiny_artifact, tmp_path) -> None:
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint("llama", tmp_path / "a"), tmp_path / "a.pliant")
+    whole = artifact.subnet("d3-b4")
+    shape = SubnetShape(whole.shape.blocks, (2, 0, 2), (128, 128, 0))
+    artifact.save_subnet("halved", Subnet(whole.spec, shape, whole.bits))
+    with pytest.raises(UnsupportedError, match=r"halves of blocks.*nearest"):
+        plan_gguf(artifact, "halved", pad=False)
+    plan = plan_gguf(artifact, "halved")
+    export_gguf(plan, "halved", tmp_path / "out.gguf")
+    _, tensors = read(tmp_path / "out.gguf")
+    for name in ("blk.1.attn_q", "blk.1.attn_output", "blk.2.ffn_gate", "blk.2.ffn_down"):
+        assert not tensors[f"{name}.weight"].any()
+    assert plan.is_exact and tensors["blk.2.attn_v.weight"].any()
+    assert {plan.tensors[name].kind for name in ("blocks.1.q", "blocks.2.down")} == {"Q4_0"}
 
 
 def test_rows_of_interleaved_rotations_are_pairs(tiny_artifact) -> None:

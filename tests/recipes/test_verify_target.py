@@ -19,6 +19,8 @@ from pliant.evaluate import GOLDEN_TEXTS_FILE, golden_texts_json, read_golden_te
 from pliant.export import export_gguf, export_hf, plan_gguf, plan_hf, storage_of
 from pliant.export.target_engine import TargetEngine
 from pliant.recipes.verify_target import require, tolerance_of, verify_target
+from pliant.shape import SubnetShape
+from pliant.subnet import Subnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 FINDINGS = Findings(source=SourceRecord("other", "0" * 64))
@@ -143,13 +145,19 @@ def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "address", "kind"),
     [("llama", "", "F32"), ("llama", "d3-w0.5-b3", "exact"), ("qwen2", "d2-b4", "Q4_1"),
-     ("gemma3", "", "F16")],
+     ("gemma3", "", "F16"), ("llama", "halved", "exact"), ("gemma3", "halved", "F32")],
 )  # fmt: skip
 def test_a_file_is_the_same_model_in_llama_cpp(
     name: str, address: str, kind: str, artifacts: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
     artifact = artifacts[name]
+    if address == "halved":
+        whole = artifact.subnet("b4")
+        groups, neurons = list(whole.shape.groups), list(whole.shape.neurons)
+        groups[1], groups[2], neurons[3], neurons[0] = 0, 1, 0, 64
+        shape = SubnetShape(whole.shape.blocks, tuple(groups), tuple(neurons))
+        artifact.save_subnet(address, Subnet(whole.spec, shape, whole.bits))
     export_gguf(plan_gguf(artifact, address, kind), address, tmp_path / "out.gguf")
     storage = storage_of("gguf", tmp_path / "out.gguf")
     report = verify_target(
