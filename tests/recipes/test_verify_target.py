@@ -43,10 +43,15 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
     folder = tmp_path_factory.mktemp("models")
     names = ("llama", "qwen2", "gemma3")
-    return {
+    made = {
         name: quick_artifact(tiny_checkpoint(name, folder / name), folder / f"{name}.pliant")
         for name in names
     }
+    # Wide enough for K-quants, whose blocks have 256 columns.
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8,
+             "num_hidden_layers": 2}  # fmt: skip
+    wide = tiny_checkpoint("llama", folder / "wide", **sizes)
+    return {**made, "wide": quick_artifact(wide, folder / "wide.pliant")}
 
 
 def test_a_folder_is_the_same_model_in_transformers(artifacts: Any, tmp_path: Path) -> None:
@@ -145,7 +150,8 @@ def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "address", "kind"),
     [("llama", "", "F32"), ("llama", "d3-w0.5-b3", "exact"), ("qwen2", "d2-b4", "Q4_1"),
-     ("gemma3", "", "F16"), ("llama", "halved", "exact"), ("gemma3", "halved", "F32")],
+     ("gemma3", "", "F16"), ("llama", "halved", "exact"), ("gemma3", "halved", "F32"),
+     ("wide", "b4", "Q4_K"), ("wide", "b5", "Q5_K"), ("wide", "b5", "Q6_K")],
 )  # fmt: skip
 def test_a_file_is_the_same_model_in_llama_cpp(
     name: str, address: str, kind: str, artifacts: Any, tmp_path: Path
