@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
@@ -224,3 +225,28 @@ def empty_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("PLIANT_ENDPOINT", server.url)
     yield server
     server.close()
+
+
+@pytest.fixture
+def engine_here(monkeypatch: Any) -> None:
+    """The engine of transformers in this process: starting another takes seconds each time."""
+    from pliant.export import target_engine
+
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(target_engine._FOLDER))
+
+    class Here(target_engine.TargetEngine):
+        def __init__(self, target: str, path: Path, python: Any = None, threads: int = 1) -> None:
+            self._engine = importlib.import_module(f"{target}_engine").Engine()
+            loaded = self._ask("load", path=str(path.resolve()), threads=threads)
+            self.engine, self.seconds = loaded["engine"], loaded["seconds"]
+            self.context = loaded["context"]
+
+        def _ask(self, action: str, **request: Any) -> dict[str, Any]:
+            return dict(getattr(self._engine, action)(**json.loads(json.dumps(request))))
+
+        def close(self) -> None:
+            """Nothing was started."""
+
+    monkeypatch.setattr("pliant.recipes.verify_target.TargetEngine", Here)

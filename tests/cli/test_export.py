@@ -82,10 +82,8 @@ def test_settings_for_comparisons_do_not_keep_an_artifact_from_being_verified(
 
 
 def test_held_out_text_is_compared_where_it_is_given(
-    pliant: Run, pristine: Path, text_file: Path
+    pliant: Run, pristine: Path, text_file: Path, engine_here: None
 ) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     ran = pliant(
         "verify", f"{pristine}@d2", "--in", "hf", "--type", "fp32", "--text", text_file, "--json"
     )

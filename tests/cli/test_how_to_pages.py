@@ -6,7 +6,6 @@ engines, files, the hub and the report are run whole, in order; what is left out
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -111,31 +110,6 @@ def run_page(page: str, pliant: Run, *, skip: Callable[[list[str]], bool] = lamb
     return count
 
 
-@pytest.fixture
-def engine_here(monkeypatch: Any) -> None:
-    """The engine of transformers in this process: starting another takes seconds each time."""
-    from pliant.export import target_engine
-
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    monkeypatch.syspath_prepend(str(target_engine._FOLDER))
-
-    class Here(target_engine.TargetEngine):
-        def __init__(self, target: str, path: Path, python: Any = None, threads: int = 1) -> None:
-            self._engine = importlib.import_module(f"{target}_engine").Engine()
-            loaded = self._ask("load", path=str(path.resolve()), threads=threads)
-            self.engine, self.seconds = loaded["engine"], loaded["seconds"]
-            self.context = loaded["context"]
-
-        def _ask(self, action: str, **request: Any) -> dict[str, Any]:
-            return dict(getattr(self._engine, action)(**json.loads(json.dumps(request))))
-
-        def close(self) -> None:
-            """Nothing was started."""
-
-    monkeypatch.setattr("pliant.recipes.verify_target.TargetEngine", Here)
-
-
 def test_export_to_transformers(pliant: Run, place: Path, engine_here: None) -> None:
     assert run_page("export_to_transformers.md", pliant) == 6
     assert (place / "small" / "model.safetensors").is_file() and not (place / "full").exists()
@@ -198,7 +172,7 @@ def test_build_from_other_files(
     pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
     from pliant.recipes import build_options
 
-    few = partial(build_options.BuildOptions, windows=2, window_tokens=32)
+    few = partial(build_options.BuildOptions, windows=2, window_tokens=96)
     monkeypatch.setattr(build_options, "BuildOptions", few)
     monkeypatch.setenv("PLIANT_CALIBRATION", str(text_file))
     ran = pliant("export", "X.pliant@d1-w0.5", "--to", "gguf", "--type", "F32", "-o", "model.gguf",
