@@ -110,6 +110,20 @@ def test_what_llama_cpp_cannot_hold(tiny_artifact, tmp_path) -> None:
         plan_gguf(tiny_artifact("llama"), "", "q9")
 
 
+@pytest.mark.parametrize(("name", "blocks", "nearest"), [("smollm3", (1, 2, 3, 4), "d4"),
+                                                         ("gemma2", (0, 2), "d2")])  # fmt: skip
+def test_the_nearest_depth_that_is_held_is_named(name, blocks, nearest, tmp_path) -> None:
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint(name, tmp_path / "a"), tmp_path / "a.pliant")
+    whole = artifact.subnet(f"d{len(blocks)}")
+    shape = SubnetShape(blocks, whole.shape.groups, whole.shape.neurons)
+    artifact.save_subnet("other", Subnet(whole.spec, shape, whole.bits))
+    with pytest.raises(UnsupportedError, match=f"kept .* that it holds is {nearest}"):
+        plan_gguf(artifact, "other")
+    plan_gguf(artifact, nearest)
+
+
 def test_a_window_that_is_ignored_shortens_the_context(tiny_artifact) -> None:
     plan = plan_gguf(tiny_artifact("mistral-window"), "d1")
     assert dict(architecture_keys(plan.weights.spec))["llama.context_length"] == 32

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pliant.artifact import Artifact
 from pliant.bits import GROUP_COLUMNS, UniformCodec
 from pliant.errors import UnsupportedError, UsageError
-from pliant.export.dense import DenseWeights
+from pliant.export.dense import DenseWeights, HeldShape, held_spec
 from pliant.export.gguf_blocks import BLOCK_TYPES, BlockType, smallest_exact
 from pliant.export.gguf_metadata import (
     architecture_keys,
@@ -26,6 +26,7 @@ from pliant.export.gguf_metadata import (
     row_order,
 )
 from pliant.export.gguf_vocabulary import Vocabulary, gguf_vocabulary
+from pliant.export.nearest import held_or_nearest
 from pliant.export.number_types import bfloat16_bits, stored_numbers
 from pliant.export.record import ExportRecord, record_of
 from pliant.export.target import new_target
@@ -133,7 +134,7 @@ def plan_gguf(
             f"neurons in every block: export with --pad, which fills up with {padding:,} weights "
             "of zero and computes the same, or cut the subnet to that width."
         )
-    check_held(weights.spec)
+    held_or_nearest(artifact, subnet, lambda one: check_held(held_spec(one, HeldShape.around(one))))
     tokenizer = Tokenizer.load(artifact.path)
     return GgufPlan(
         weights=weights,
