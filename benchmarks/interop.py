@@ -4,7 +4,8 @@
 
 Exports cuts of the demo model, of tiny random models of every architecture and, where `--shared`
 holds it, of stories260K, and compares token ids, logits and 64 greedy tokens on texts and
-conversations with our engine. Writes `results/interop.json`, with the table of the how-to page.
+conversations, and the perplexity of held-out text, with our engine. Writes `results/interop.json`,
+with the table of the how-to page.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import msgspec
 
 from interop_models import ARCHITECTURES, quick_artifact, tiny_checkpoint
 from pliant.artifact import Artifact
+from pliant.cli.target import perplexity_text
+from pliant.data import read_documents
 from pliant.errors import PliantError, UnsupportedError
 from pliant.export import export_gguf, export_hf, parse_number_type, plan_gguf, plan_hf, storage_of
 from pliant.measurement import format_bytes
@@ -35,7 +38,9 @@ CASES = (
     ("gguf", "b7", "exact"),
 )  # fmt: skip
 COLUMNS = ("model", "cut", "target", "stored as", "token ids", "logits differ", "KL, nats",
-           "top-1", "greedy 64", "size", "load, s")  # fmt: skip
+           "top-1", "perplexity here", "there", "greedy 64", "size", "load, s")  # fmt: skip
+#: Held-out text whose perplexity is compared; far from what random models know.
+TEXT = ROOT / "models" / "tale-750k" / "heldout.txt"
 
 
 def checkpoints(names: list[str], shared: Path, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -61,7 +66,11 @@ def run_case(
         size = place.stat().st_size
     storage = storage_of(target, place)
     peer = python if target == "gguf" else None
-    return verify_target(artifact, address, target, place, storage, python=peer), storage, size
+    documents = {TEXT.name: read_documents(TEXT)}
+    report = verify_target(
+        artifact, address, target, place, storage, documents=documents, python=peer
+    )
+    return report, storage, size
 
 
 def row(report: TargetReport, storage: str, size: int) -> list[str]:
@@ -77,10 +86,17 @@ def row(report: TargetReport, storage: str, size: int) -> list[str]:
         f"{max(prompt.worst for prompt in report.prompts):.2%}",
         f"{kl:.1e}",
         f"{top:.1%}",
+        *perplexities(report),
         greedy(asked),
         format_bytes(size),
         f"{report.load_seconds:.2f}",
     ]
+
+
+def perplexities(report: TargetReport) -> tuple[str, str]:
+    """Ours and theirs on the held-out text, the last of what was compared."""
+    text = report.prompts[-1]
+    return perplexity_text(text.perplexity), perplexity_text(text.their_perplexity)
 
 
 def greedy(asked: list[PromptCheck]) -> str:
@@ -114,16 +130,16 @@ def main() -> None:
                         artifact, target, address, kind, place, arguments.peer_python
                     )
                 except UnsupportedError as error:
-                    rows.append([*head, f"refused: {error}", *[""] * 7])
+                    rows.append([*head, f"refused: {error}", *[""] * 9])
                 except PliantError as error:
-                    rows.append([*head, f"failed: {error}", *[""] * 7])
+                    rows.append([*head, f"failed: {error}", *[""] * 9])
                 else:
                     rows.append([*head, *row(report, storage, size)])
                     results.append(
                         {"model": name, "address": address, **msgspec.to_builtins(report)}
                     )
                 print(" | ".join(rows[-1]), flush=True)
-    table = {"columns": list(COLUMNS), "align": "llllrrrrlrr", "rows": rows, "caption": CAPTION}
+    table = {"columns": list(COLUMNS), "align": "llllrrrrrrlrr", "rows": rows, "caption": CAPTION}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"table": table, "results": results}, indent=1)
     arguments.output.write_text(text + "\n", encoding="utf-8")
@@ -131,8 +147,10 @@ def main() -> None:
 
 CAPTION = (
     "Random models but the first two; planes rounded to nearest. `logits differ`: RMS over that of "
-    "the logits at the worst token. Where greedy texts part, the largest gap between both choices "
-    "in our logits is given, over their RMS. `python benchmarks/interop.py`."
+    "the logits at the worst token. Perplexity is of the first 4096 tokens of "
+    "`models/tale-750k/heldout.txt`, in the same windows on both sides. Where greedy texts part, "
+    "the largest gap between both choices in our logits is given, over their RMS. "
+    "`python benchmarks/interop.py`."
 )
 
 if __name__ == "__main__":

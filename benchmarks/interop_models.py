@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pliant.artifact import Artifact, ArtifactWriter, Findings, SourceRecord, SpecialTokens
 from pliant.bits import UniformCodec
+from pliant.evaluate import GOLDEN_TEXTS_FILE, golden_texts_json, record_golden_texts
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes.build import COMPANIONS
+from pliant.runtime import Engine, Tokenizer
 from pliant.shape import DepthPath
 from pliant.shape.depth import DepthChoice
 from pliant.spec import read_spec
@@ -95,7 +98,7 @@ def tiny_checkpoint(name: str, folder: Path, **changes: Any) -> Path:
 
 def write_tokenizer(folder: Path) -> None:
     """A byte-level BPE with the tokens of ChatML, its chat template, and generation settings."""
-    backend = Tokenizer(models.BPE())
+    backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -131,12 +134,17 @@ def quick_artifact(checkpoint: Path, path: Path, planes: int = 8) -> Artifact:
                 writer.write_matrix(name, codec.encode(value, name))
         for file in ("config.json", *companions):
             writer.copy_file(checkpoint / file)
-        return writer.finish(
-            Findings(
-                source=SourceRecord(checkpoint.name, source.fingerprint),
-                tokens=SpecialTokens(0, (2,)),
-                depth_paths={"greedy": DepthPath("greedy", choices, blocks)},
-                default_depth_method="greedy",
-                tokenizer_files=companions,
-            )
+        findings = Findings(
+            source=SourceRecord(checkpoint.name, source.fingerprint),
+            tokens=SpecialTokens(0, (2,)),
+            depth_paths={"greedy": DepthPath("greedy", choices, blocks)},
+            default_depth_method="greedy",
+            tokenizer_files=companions,
         )
+        artifact = writer.finish(findings)
+    tokenizer = Tokenizer.load(path)
+    with Engine(
+        artifact, artifact.subnet(), threads=1, activations="float32", cache_type="float32"
+    ) as engine:
+        golden = record_golden_texts(engine, tokenizer, planes)
+    return artifact.amend(findings, {GOLDEN_TEXTS_FILE: golden_texts_json(golden)})

@@ -15,14 +15,15 @@ def test_every_row_has_every_cell() -> None:
 
     check = PromptCheck(
         name="story", tokens=9, same_ids=True, worst=0.01, kl_nats=0.001, top1=1.0, greedy=60,
-        greedy_asked=64, greedy_gap=0.02,
+        greedy_asked=64, greedy_gap=0.02, perplexity=12.5, their_perplexity=12.50021,
     )  # fmt: skip
     report = TargetReport(
         target="hf", engine="x", tolerance=0.1, load_seconds=0.5, prompts=(check,), skipped={}
     )
     cells = interop.row(report, "float32", 2000)
     assert len(cells) + 3 == len(interop.COLUMNS)
-    assert cells[1] == "1 of 1 texts" and cells[5] == "0 of 1, else 2.0% apart"
+    assert cells[1] == "1 of 1 texts" and cells[7] == "0 of 1, else 2.0% apart"
+    assert cells[5:7] == ["12.5", "12.5"]
 
 
 def test_every_architecture_is_compared(tmp_path: Path) -> None:

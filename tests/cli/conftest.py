@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +133,9 @@ def findings() -> Findings:
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """The artifact of the checkpoint, with golden logits; no test may change it."""
-    from pliant.evaluate import record_golden
-    from pliant.runtime.engine import Engine
+    from pliant.evaluate import golden_texts_json, record_golden, record_golden_texts
+    from pliant.runtime import Engine
+    from pliant.runtime import Tokenizer as Reader
 
     path = tmp_path_factory.mktemp("artifact") / "tiny.pliant"
     codec = codecs["uniform"]
@@ -148,8 +151,15 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path
         artifact = writer.finish(findings())
     with Engine(artifact, artifact.subnet(), threads=1) as engine:
         golden = [record_golden(engine, "", engine.kernels)]
-    content = msgspec.json.encode(golden)
-    artifact.amend(findings(), {"golden.json": content})
+    with Engine(
+        artifact, artifact.subnet(), threads=1, activations="float32", cache_type="float32"
+    ) as engine:
+        texts = record_golden_texts(engine, Reader.load(path), artifact.num_planes)
+    files = {
+        "golden.json": msgspec.json.encode(golden),
+        "golden_texts.json": golden_texts_json(texts),
+    }
+    artifact.amend(findings(), files)
     return path
 
 
@@ -190,3 +200,53 @@ def pliant(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, *capfd.readouterr())
 
     return run
+
+
+_FOUND = importlib.util.spec_from_file_location(
+    "hub_server", Path(__file__).parent / "hub_server.py"
+)
+assert _FOUND is not None and _FOUND.loader is not None
+hub_server = importlib.util.module_from_spec(_FOUND)
+_FOUND.loader.exec_module(hub_server)
+
+
+@pytest.fixture
+def empty_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub without the repository; the client may use the network, which is this machine."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    # What arrives in part of a chunk is lost when a transfer breaks; the files here are small.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    # The client waits a second before it goes on with a transfer that broke.
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    server = hub_server.HubServer()
+    monkeypatch.setenv("PLIANT_ENDPOINT", server.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def engine_here(monkeypatch: Any) -> None:
+    """The engine of transformers in this process: starting another takes seconds each time."""
+    from pliant.export import target_engine
+
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(target_engine._FOLDER))
+
+    class Here(target_engine.TargetEngine):
+        def __init__(self, target: str, path: Path, python: Any = None, threads: int = 1) -> None:
+            self._engine = importlib.import_module(f"{target}_engine").Engine()
+            loaded = self._ask("load", path=str(path.resolve()), threads=threads)
+            self.engine, self.seconds = loaded["engine"], loaded["seconds"]
+            self.context = loaded["context"]
+
+        def _ask(self, action: str, **request: Any) -> dict[str, Any]:
+            return dict(getattr(self._engine, action)(**json.loads(json.dumps(request))))
+
+        def close(self) -> None:
+            """Nothing was started."""
+
+    monkeypatch.setattr("pliant.recipes.verify_target.TargetEngine", Here)

@@ -18,7 +18,8 @@ class HubServer:
     """One repository, `REPO`, at one commit; `files` is None until it is made.
 
     `log` holds what was asked; `cut_off[path]` bytes after which the next transfer of a file
-    breaks; `replaced[path]` is sent in place of a file, as by a damaged disk.
+    breaks; `replaced[path]` is sent in place of a file, as by a damaged disk; after `uploads` large
+    files further ones are refused.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class HubServer:
         self.cut_off: dict[str, int] = {}
         self.replaced: dict[str, bytes] = {}
         self.private: bool | None = None
+        self.uploads: int | None = None
         self.knows_ranges = True
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -128,8 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_PUT(self) -> None:
-        oid = self._path().rpartition("/")[2]
-        self.hub.large[oid] = self._body()
+        oid, body = self._path().rpartition("/")[2], self._body()
+        if self.hub.uploads is not None and len(self.hub.large) >= self.hub.uploads:
+            self._answer({"error": "gone"}, 403)
+            return
+        assert hashlib.sha256(body).hexdigest() == oid
+        self.hub.large[oid] = body
         self._answer({})
 
     def do_POST(self) -> None:

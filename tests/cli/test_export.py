@@ -60,9 +60,42 @@ def test_without_the_engine_nothing_is_written(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_cut_without_an_engine_is_no_request(pliant: Run, pristine: Path) -> None:
+def test_a_cut_without_an_engine_is_no_request(
+    pliant: Run, pristine: Path, text_file: Path
+) -> None:
     ran = pliant("verify", f"{pristine}@d2")
     assert ran.code == 2 and "--in hf" in ran.err
+    for option in (("--peer-python", "python"), ("--text", text_file), ("--type", "fp32")):
+        ran = pliant("verify", pristine, *option)
+        assert ran.code == 2 and "--in hf" in ran.err
+
+
+def test_settings_for_comparisons_do_not_keep_an_artifact_from_being_verified(
+    pliant: Run, pristine: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLIANT_PEER_PYTHON", "/somewhere/python")
+    monkeypatch.setenv("PLIANT_TYPE", "fp32")
+    monkeypatch.setenv("PLIANT_TEXT", str(text_file))
+    ran = pliant("verify", pristine)
+    assert ran.code == 0, ran.err
+    assert "5 texts" in ran.out and "320 of 320 tokens written alike" in ran.out
+
+
+def test_held_out_text_is_compared_where_it_is_given(
+    pliant: Run, pristine: Path, text_file: Path, engine_here: None
+) -> None:
+    ran = pliant(
+        "verify", f"{pristine}@d2", "--in", "hf", "--type", "fp32", "--text", text_file, "--json"
+    )
+    assert ran.code == 0, ran.err
+    row = ran.data["comparison"]["prompts"][-1]
+    assert row["name"] == text_file.name and row["tokens"] == len(text_file.read_bytes())
+    assert row["same_ids"] and row["their_perplexity"] == pytest.approx(row["perplexity"], 1e-6)
+    # `eval` rounds activations to 8 bits, on the same windows.
+    ran = pliant("eval", f"{pristine}@d2", "--text", text_file, "--window", 256, "--json")
+    assert row["perplexity"] == pytest.approx(ran.data["perplexity"], rel=0.01)
+    ran = pliant("verify", pristine, "--in", "hf", "--text", text_file.parent / "none.txt")
+    assert ran.code == 1 and "none.txt" in ran.err
 
 
 @pytest.mark.parametrize(("worst", "code"), [(0.001, 0), (0.5, 6)])

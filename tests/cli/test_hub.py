@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,7 @@ from pliant.errors import UsageError
 from pliant.receipt import Conditions, Receipt
 
 Run = Callable[..., Any]
-_FOUND = importlib.util.spec_from_file_location(
-    "hub_server", Path(__file__).parent / "hub_server.py"
-)
-assert _FOUND is not None and _FOUND.loader is not None
-hub_server = importlib.util.module_from_spec(_FOUND)
-_FOUND.loader.exec_module(hub_server)
-REPO = hub_server.REPO
-
-
-@pytest.fixture
-def empty_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A hub without the repository; the client may use the network, which is this machine."""
-    from huggingface_hub import constants, file_download
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    # What arrives in part of a chunk is lost when a transfer breaks; the files here are small.
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
-    # The client waits a second before it goes on with a transfer that broke.
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    server = hub_server.HubServer()
-    monkeypatch.setenv("PLIANT_ENDPOINT", server.url)
-    yield server
-    server.close()
+REPO = "someone/tiny"
 
 
 @pytest.fixture
@@ -234,6 +211,31 @@ def test_pushed_is_what_can_be_pulled(
     # Large files that the hub has do not travel again.
     assert before == len([one for one in empty_hub.log if one[0] == "PUT"]) > 0
     assert pliant("pull", f"{REPO}@phone", "-o", tmp_path / "x.pliant").code == 0
+
+
+def test_a_push_that_was_cut_off_goes_on(pliant: Run, empty_hub: Any, artifact: Path) -> None:
+    """Nothing shows before the commit; what the hub has taken does not travel again."""
+    empty_hub.uploads = 4
+    ran = pliant("push", artifact, REPO)
+    assert ran.code == 1 and "run it again" in ran.err
+    assert empty_hub.files == {} and not empty_hub.commits and len(empty_hub.large) == 4
+    taken = set(empty_hub.large)
+    empty_hub.uploads, empty_hub.log = None, []
+    assert pliant("push", artifact, REPO).code == 0
+    sent = {path.rpartition("/")[2] for verb, path, _ in empty_hub.log if verb == "PUT"}
+    assert sent and not sent & taken and len(empty_hub.commits) == 1
+    for name in Artifact.open(artifact).manifest.files:
+        assert empty_hub.files[name] == (artifact / name).read_bytes()
+
+
+def test_without_room_nothing_is_fetched(
+    pliant: Run, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("pliant.recipes.hub.pull")
+    monkeypatch.setattr(module, "free_bytes", lambda path: 1000)
+    ran = pliant("pull", f"{REPO}@b4", "-o", tmp_path / "x.pliant")
+    assert ran.code == 1 and "1.00 kB are free" in ran.err and "fewer planes" in ran.err
+    assert not any("safetensors" in name for name in hub.asked_for())
 
 
 def test_a_damaged_artifact_is_not_pushed(pliant: Run, empty_hub: Any, artifact: Path) -> None:

@@ -186,12 +186,14 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
-def test_in_a_browser(pliant: Run, pristine: Path, tmp_path: Path) -> None:
+def test_in_a_browser(pliant: Run, artifact: Path, tmp_path: Path) -> None:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="the package playwright of the extra `browser` is missing"
     )
+    speed = Measurement.of([90.0, 100.0, 110.0], "token/s")
+    _amended(artifact, receipts=(_receipt("full", 2.0), _receipt("d2-b4", 2.5, speed=speed)))
     out = tmp_path / "report.html"
-    assert pliant("report", pristine, "-o", out).code == 0
+    assert pliant("report", artifact, "-o", out).code == 0
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         papers = set()
@@ -207,6 +209,14 @@ def test_in_a_browser(pliant: Run, pristine: Path, tmp_path: Path) -> None:
             assert (
                 page.evaluate("document.querySelector('svg').getBoundingClientRect().width") > 300
             )
+            shown = {
+                name: page.evaluate(f"document.querySelectorAll('{name}').length")
+                for name in ("#frontier svg .measured.dot", "#frontier tbody tr", "td.heat",
+                             "td.planes", "#receipts tbody tr", "#devices tbody tr")
+            }  # fmt: skip
+            assert all(shown.values()), shown
+            assert shown["td.heat"] == 3 * 2 and shown["td.planes"] == 3 * 7
+            assert shown["#receipts tbody tr"] == 2 and shown["#devices tbody tr"] > 10
             papers.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             assert said == [] and asked == [out.as_uri()]
         assert len(papers) == 2

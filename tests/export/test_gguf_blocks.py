@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from pliant.export.gguf_blocks import BLOCK_TYPES, smallest_exact
 gguf = pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
 
 CODEC = UniformCodec()
+PEER_PYTHON = os.environ.get("PLIANT_PEER_PYTHON", "")
 CASES = [(kind, planes) for kind in BLOCK_TYPES.values()
          for planes in range(1, kind.most_planes + 1)]  # fmt: skip
 #: Largest relative RMS error of weights: half a step of the scale's bits at the largest scale,
@@ -43,6 +47,40 @@ def test_blocks_stand_for_the_planes(kind, planes, matrix) -> None:
     else:
         error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
         assert error <= ROUNDING[kind.name]
+
+
+#: Blocks on stdin become float32 on stdout, by the library that llama-cpp-python brings.
+READ_BY_LLAMA_CPP = """
+import ctypes, sys
+from pathlib import Path
+import llama_cpp
+folder = Path(llama_cpp.__file__).parent / "lib"
+library = ctypes.CDLL(str(next(folder.glob("libggml-base*"))))
+blocks = sys.stdin.buffer.read()
+values = (ctypes.c_float * int(sys.argv[2]))()
+function = getattr(library, "dequantize_row_" + sys.argv[1].replace("Q", "q"))
+function.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_float), ctypes.c_int64]
+function(blocks, values, len(values))
+sys.stdout.buffer.write(bytes(values))
+"""
+
+
+@pytest.mark.skipif(not PEER_PYTHON, reason="PLIANT_PEER_PYTHON names no interpreter")
+@pytest.mark.parametrize("kind", BLOCK_TYPES.values(), ids=lambda kind: kind.name)
+def test_llama_cpp_reads_the_same_weights(kind, matrix) -> None:
+    """Its own dequantizers, not those of the Python package: exact types to the last bit."""
+    planes = kind.most_planes
+    blocks = kind.write(*CODEC.codes(matrix, planes), planes)
+    command = [PEER_PYTHON, "-c", READ_BY_LLAMA_CPP, kind.name, str(37 * 512)]
+    ran = subprocess.run(command, input=blocks.tobytes(), capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode()
+    found = np.frombuffer(ran.stdout, np.float32).reshape(37, 512)
+    expected = CODEC.decode(matrix, planes)
+    if kind.is_exact:
+        np.testing.assert_array_equal(found, expected)
+    else:
+        error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+        assert 0 < error <= ROUNDING[kind.name]
 
 
 def test_each_plane_count_has_its_smallest_exact_type() -> None:

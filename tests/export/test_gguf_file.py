@@ -11,6 +11,8 @@ import pytest
 from pliant.errors import UnsupportedError, UsageError
 from pliant.export import export_gguf, plan_gguf
 from pliant.export.gguf_metadata import architecture_keys, check_held, gguf_tensor_name, row_order
+from pliant.shape import SubnetShape
+from pliant.subnet import Subnet
 
 gguf = pytest.importorskip("gguf", reason="the package gguf of the extra `export` is missing")
 
@@ -58,6 +60,24 @@ def test_weights_are_those_of_the_planes_to_the_last_bit(
     assert (tmp_path / "out.gguf").stat().st_size <= plan.num_bytes
 
 
+def test_halves_that_are_left_out_are_zeros_of_the_smallest_type(tiny_artifact, tmp_path) -> None:
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint("llama", tmp_path / "a"), tmp_path / "a.pliant")
+    whole = artifact.subnet("d3-b4")
+    shape = SubnetShape(whole.shape.blocks, (2, 0, 2), (128, 128, 0))
+    artifact.save_subnet("halved", Subnet(whole.spec, shape, whole.bits))
+    with pytest.raises(UnsupportedError, match=r"halves of blocks.*nearest"):
+        plan_gguf(artifact, "halved", pad=False)
+    plan = plan_gguf(artifact, "halved")
+    export_gguf(plan, "halved", tmp_path / "out.gguf")
+    _, tensors = read(tmp_path / "out.gguf")
+    for name in ("blk.1.attn_q", "blk.1.attn_output", "blk.2.ffn_gate", "blk.2.ffn_down"):
+        assert not tensors[f"{name}.weight"].any()
+    assert plan.is_exact and tensors["blk.2.attn_v.weight"].any()
+    assert {plan.tensors[name].kind for name in ("blocks.1.q", "blocks.2.down")} == {"Q4_0"}
+
+
 def test_rows_of_interleaved_rotations_are_pairs(tiny_artifact) -> None:
     spec = plan_gguf(tiny_artifact("llama"), "d1").weights.spec
     order = row_order(spec, "blocks.0.q.bias")
@@ -88,6 +108,20 @@ def test_what_llama_cpp_cannot_hold(tiny_artifact, tmp_path) -> None:
         check_held(msgspec.structs.replace(spec, qkv_bias=True))
     with pytest.raises(UsageError, match="choose exact, F32"):
         plan_gguf(tiny_artifact("llama"), "", "q9")
+
+
+@pytest.mark.parametrize(("name", "blocks", "nearest"), [("smollm3", (1, 2, 3, 4), "d4"),
+                                                         ("gemma2", (0, 2), "d2")])  # fmt: skip
+def test_the_nearest_depth_that_is_held_is_named(name, blocks, nearest, tmp_path) -> None:
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint(name, tmp_path / "a"), tmp_path / "a.pliant")
+    whole = artifact.subnet(f"d{len(blocks)}")
+    shape = SubnetShape(blocks, whole.shape.groups, whole.shape.neurons)
+    artifact.save_subnet("other", Subnet(whole.spec, shape, whole.bits))
+    with pytest.raises(UnsupportedError, match=f"kept .* that it holds is {nearest}"):
+        plan_gguf(artifact, "other")
+    plan_gguf(artifact, nearest)
 
 
 def test_a_window_that_is_ignored_shortens_the_context(tiny_artifact) -> None:

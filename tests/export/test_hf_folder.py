@@ -22,6 +22,13 @@ SEEDED = np.random.default_rng(0).integers(3, 300, 48)
 TOLERANCE = 1e-4
 
 
+def halved(artifact: Any) -> Subnet:
+    """A cut that keeps three blocks: one whole, one without attention, one without MLP."""
+    whole = artifact.subnet("d3-b4")
+    shape = SubnetShape(whole.shape.blocks, (2, 0, 1), (64, 128, 0))
+    return Subnet(whole.spec, shape, whole.bits)
+
+
 def logits_of(folder: Path) -> Any:
     torch.set_num_threads(1)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -96,6 +103,49 @@ def test_widths_of_their_own_are_filled_up_or_refused(exact_logits, tmp_path):
     export_hf(plan, "odd", tmp_path / "out")
     ours = exact_logits(artifact, subnet)
     np.testing.assert_allclose(logits_of(tmp_path / "out"), ours, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llama-biases", "qwen3", "gemma2", "smollm3"])
+def test_halves_of_blocks_are_filled_up_or_refused(name, tiny_artifact, exact_logits, tmp_path):
+    """Biases, norms behind and norms within a half that is left out must all add nothing."""
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint(name, tmp_path / "a"), tmp_path / "a.pliant")
+    subnet = halved(artifact)
+    artifact.save_subnet("halved", subnet)
+    with pytest.raises(UnsupportedError, match=r"halves of blocks.*nearest.*--pad"):
+        plan_hf(artifact, "halved", pad=False)
+    export_hf(plan_hf(artifact, "halved", "float32"), "halved", tmp_path / "out")
+    ours = exact_logits(artifact, subnet)
+    np.testing.assert_allclose(logits_of(tmp_path / "out"), ours, rtol=0, atol=TOLERANCE)
+
+
+def test_a_model_of_mlps_alone_has_an_attention_of_zeros(tiny_artifact, exact_logits, tmp_path):
+    from interop_models import quick_artifact, tiny_checkpoint
+
+    artifact = quick_artifact(tiny_checkpoint("llama", tmp_path / "a"), tmp_path / "a.pliant")
+    shapes = {"attentions": ((2, 1), (0, 0)), "mlps": ((0, 0), (128, 64))}
+    for name, (groups, neurons) in shapes.items():
+        whole = artifact.subnet("d2-b4")
+        shape = SubnetShape(whole.shape.blocks, groups, neurons)
+        artifact.save_subnet(name, Subnet(whole.spec, shape, whole.bits))
+        export_hf(plan_hf(artifact, name, "float32"), name, tmp_path / name)
+        ours = exact_logits(artifact, artifact.subnet(name))
+        np.testing.assert_allclose(logits_of(tmp_path / name), ours, rtol=0, atol=TOLERANCE)
+
+
+def test_per_layer_configs_are_not_yet_what_these_classes_build_by():
+    """Where this fails, transformers has learned it: then export widths as they are."""
+    shape = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    if not hasattr(transformers.LlamaConfig(**shape), "is_heterogeneous"):
+        pytest.skip("this version of transformers has no per_layer_config")
+    for config in (transformers.LlamaConfig, transformers.Qwen3Config, transformers.Gemma2Config):
+        mixed = config(**shape, per_layer_config={1: {"intermediate_size": 32}})
+        with pytest.raises(Exception, match="per-layer attribute"):
+            transformers.AutoModelForCausalLM.from_config(mixed)
 
 
 def test_heads_that_do_not_divide_the_hidden_size(tiny_artifact, exact_logits, tmp_path):

@@ -29,6 +29,7 @@ from pliant.errors import (
     QualityFloorError,
     UnsupportedError,
     UsageError,
+    VerificationError,
 )
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes.build import build
@@ -152,6 +153,21 @@ def test_orders_paths_and_sensitivities_are_recorded(random_artifact: Path) -> N
     losses = [manifest.sensitivities.planes[count] for count in (1, 8)]
     dense = manifest.sensitivities.dense_loss
     assert abs(losses[1] - dense) < abs(losses[0] - dense)
+
+
+def test_golden_texts_are_written_by_the_artifact_itself(random_artifact: Path) -> None:
+    import pliant
+    from pliant.evaluate import check_golden_texts, read_golden_texts
+
+    with pliant.open(random_artifact) as model:
+        golden = read_golden_texts(model.artifact)
+        assert golden is not None and golden.planes == model.artifact.num_planes == 8
+        engine = model.engine(threads=1, activations="float32", cache_type="float32").engine
+        check = check_golden_texts(engine, model.tokenizer, golden, 8)
+        assert check.texts >= 5 and check.greedy == check.greedy_asked > 0
+        other = model.engine("b2", threads=1, activations="float32").engine
+        with pytest.raises(VerificationError, match="not that of the build"):
+            check_golden_texts(other, model.tokenizer, golden, 8)
 
 
 def test_receipts_say_how_far_the_planes_are(random_artifact: Path) -> None:

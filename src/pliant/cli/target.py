@@ -74,14 +74,20 @@ def verified_export(
     python: str | None,
     threads: int | None,
     output: Output,
+    text: Path | None = None,
 ) -> TargetReport:
-    """The comparison of the export `at`, or of one made for it, with the artifact `path`."""
+    """The comparison of the export `at`, or of one made for it, with the artifact `path`.
+
+    `text` is a file whose perplexity is compared too.
+    """
     from pliant.artifact import Artifact
+    from pliant.data import read_documents
     from pliant.export import export_gguf, export_hf, storage_of
     from pliant.export.hf_folder import HfPlan
     from pliant.recipes.verify_target import verify_target
 
     artifact = Artifact.open(path)
+    documents = {} if text is None else {text.name: read_documents(text)}
     with tempfile.TemporaryDirectory(prefix="pliant-") as folder, output.progress() as progress:
         place = at or Path(folder) / "export"
         if at is None:
@@ -92,7 +98,7 @@ def verified_export(
                 export_gguf(plan, cut, place, progress=progress)
         return verify_target(
             artifact, cut, target, place, storage_of(target, place),
-            python=python, threads=threads or 1, progress=progress,
+            documents=documents, python=python, threads=threads or 1, progress=progress,
         )  # fmt: skip
 
 
@@ -103,7 +109,8 @@ def emit_report(
     from pliant.recipes.verify_target import require
 
     fields = {**fields, "verified": not report.failures, "comparison": msgspec.to_builtins(report)}
-    columns = ("prompt", ">tokens", "ids", ">logits differ", ">KL nats", ">top-1", "greedy")
+    columns = ("prompt", ">tokens", "ids", ">logits differ", ">KL nats", ">top-1",
+               ">perplexity", ">there", "greedy")  # fmt: skip
     lines = [
         ("engine", report.engine),
         ("allowed", f"logits may differ by {report.tolerance:.2%} of their RMS"),
@@ -122,5 +129,11 @@ def _row(prompt: PromptCheck) -> tuple[str, ...]:
         greedy += f", then {prompt.greedy_gap:.2g} apart"
     return (
         prompt.name, str(prompt.tokens), same, f"{prompt.worst:.3%}", f"{prompt.kl_nats:.2g}",
-        f"{prompt.top1:.1%}", greedy,
+        f"{prompt.top1:.1%}", perplexity_text(prompt.perplexity),
+        perplexity_text(prompt.their_perplexity), greedy,
     )  # fmt: skip
+
+
+def perplexity_text(value: float | None) -> str:
+    """A perplexity with digits enough to see two apart; nothing where there is none."""
+    return "" if value is None else f"{value:.5g}"

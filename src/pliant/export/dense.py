@@ -1,9 +1,11 @@
 """`DenseWeights`: the tensors of a subnet as plain float32, by their names in the artifact.
 
-A target may be unable to hold a shape: widths that differ from block to block, or a number of heads
-that it refuses. Every block is then filled up with zeros to the `HeldShape` that it can: a group
-whose rows of q, k, v and columns of o are zero adds zero to the output of attention, and so does a
-neuron whose rows of gate and up are zero. The function stays the same; only bytes are added.
+A target may be unable to hold a shape: widths that differ from block to block, blocks without
+attention or MLP, or a number of heads that it refuses. Every block is then filled up with zeros to
+the `HeldShape` that it can: a group whose rows of q, k, v and columns of o are zero adds zero to
+the output of attention, and so does a neuron whose rows of gate and up are zero. A half that is
+left out becomes one of zeros, its norms and biases too. The function stays the same; only bytes are
+added.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
 from pliant.bits import Codec, codecs
-from pliant.errors import UnsupportedError
 from pliant.runtime.low_rank import decode_factors, encode_factors
 from pliant.spec import BLOCK_MATRICES, ModelSpec
 from pliant.subnet import Subnet
+
+#: Neurons of an MLP of zeros where no block keeps any: whole blocks of every type of GGUF but the
+#: widest.
+_FEWEST_NEURONS = 64
 
 
 class HeldShape(msgspec.Struct, frozen=True):
@@ -30,8 +35,9 @@ class HeldShape(msgspec.Struct, frozen=True):
 
     @classmethod
     def around(cls, subnet: Subnet) -> HeldShape:
-        """The smallest that holds every block of `subnet`."""
-        return cls(max(subnet.shape.groups), max(subnet.shape.neurons))
+        """The smallest that holds every block of `subnet`; no target goes without any half."""
+        fewest = min(_FEWEST_NEURONS, subnet.spec.ffn_size)
+        return cls(max(1, *subnet.shape.groups), max(fewest, *subnet.shape.neurons))
 
     def padding(self, subnet: Subnet) -> int:
         """Weights of zero that filling up adds to the matrices of `subnet`."""
@@ -64,17 +70,11 @@ class DenseWeights:
 
     Blocks are numbered from 0 as the exported model has them. Tied embeddings whose two uses read
     different planes become two matrices. Adapters are added to the weights, rounded as the engine
-    rounds them. `UnsupportedError` for blocks without attention or MLP: no target builds them.
+    rounds them.
     """
 
     def __init__(self, artifact: Artifact, subnet: Subnet, held: HeldShape | None = None) -> None:
         artifact.check(subnet)
-        if not subnet.shape.has_whole_blocks:
-            raise UnsupportedError(
-                "The subnet has blocks without attention or without MLP, which other engines do "
-                "not build; the nearest they can hold keeps these blocks whole: cut d and w in "
-                "place of h and g."
-            )
         self._update = artifact.low_rank(subnet.shape)
         self.artifact = artifact
         self.subnet = subnet
@@ -93,6 +93,8 @@ class DenseWeights:
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """One tensor, float32, of the shape that `shapes` states."""
+        if self.is_left_out(name):
+            return np.zeros(self.shapes()[name], np.float32)
         stored, planes, kept = self.origin(name)
         if planes:
             value = self.codec.decode(self.artifact.encoded(stored), planes, kept[0], kept[1])
@@ -104,12 +106,20 @@ class DenseWeights:
             value = self.artifact.vector(stored)[: kept[0]]
         return filled(value, self.shapes()[name])
 
+    def is_left_out(self, name: str) -> bool:
+        """Whether a tensor belongs to a half of a block that the subnet has not: all zeros."""
+        return name.startswith("blocks.") and 0 in self.origin(name)[2]
+
     def is_adapted(self, name: str) -> bool:
         """Whether adapters are added to a tensor, so that its planes alone are not its values."""
-        return self._update is not None and name.split(".")[-1] in BLOCK_MATRICES
+        is_matrix = name.split(".")[-1] in BLOCK_MATRICES
+        return self._update is not None and is_matrix and not self.is_left_out(name)
 
     def origin(self, name: str) -> tuple[str, int, tuple[int, ...]]:
-        """A tensor's name in the artifact, planes read (0: a vector), and shape before filling."""
+        """A tensor's name in the artifact, planes read (0: a vector), and shape before filling.
+
+        The shape has zeros where the half of the block is left out.
+        """
         bits, shape = self.subnet.bits, self.subnet.shape
         if not name.startswith("blocks."):
             planes = {"embedding": bits.embedding, "head": bits.head}.get(name, 0)
@@ -117,7 +127,8 @@ class DenseWeights:
             return ("embedding" if tied_head else name), planes, self.shapes()[name]
         _, place_text, tensor = name.split(".", 2)
         place = int(place_text)
-        kept = self.subnet.spec.block_tensors(shape.groups[place], shape.neurons[place])[tensor]
+        there = self.subnet.spec.block_tensors(shape.groups[place], shape.neurons[place])
+        kept = there.get(tensor, (0,) * len(self.shapes()[name]))
         planes = getattr(bits.blocks[place], tensor) if tensor in BLOCK_MATRICES else 0
         return f"blocks.{shape.blocks[place]}.{tensor}", planes, kept
 

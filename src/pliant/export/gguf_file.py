@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
-from pliant.bits import UniformCodec
+from pliant.bits import GROUP_COLUMNS, UniformCodec
 from pliant.errors import UnsupportedError, UsageError
-from pliant.export.dense import DenseWeights
+from pliant.export.dense import DenseWeights, HeldShape, held_spec
 from pliant.export.gguf_blocks import BLOCK_TYPES, BlockType, smallest_exact
 from pliant.export.gguf_metadata import (
     architecture_keys,
@@ -26,6 +26,7 @@ from pliant.export.gguf_metadata import (
     row_order,
 )
 from pliant.export.gguf_vocabulary import Vocabulary, gguf_vocabulary
+from pliant.export.nearest import held_or_nearest
 from pliant.export.number_types import bfloat16_bits, stored_numbers
 from pliant.export.record import ExportRecord, record_of
 from pliant.export.target import new_target
@@ -127,12 +128,13 @@ def plan_gguf(
     padding = weights.held.padding(subnet)
     if padding and not pad:
         raise UnsupportedError(
-            "The subnet has blocks of different widths, and llama.cpp builds all blocks alike. The "
+            "The subnet has blocks of different widths or halves of blocks, and llama.cpp builds "
+            "all blocks of this architecture alike and whole. The "
             f"nearest it can hold has {weights.held.groups} groups and {weights.held.neurons} "
             f"neurons in every block: export with --pad, which fills up with {padding:,} weights "
             "of zero and computes the same, or cut the subnet to that width."
         )
-    check_held(weights.spec)
+    held_or_nearest(artifact, subnet, lambda one: check_held(held_spec(one, HeldShape.around(one))))
     tokenizer = Tokenizer.load(artifact.path)
     return GgufPlan(
         weights=weights,
@@ -162,6 +164,9 @@ def _plan_tensor(weights: DenseWeights, name: str, kind: str) -> TensorPlan:
     # Columns that were filled up may end within a group, whose codes then mean nothing; so do the
     # codes of weights to which adapters are added.
     plain = isinstance(weights.codec, UniformCodec) and not weights.is_adapted(name)
+    if weights.is_left_out(name):
+        # Zeros are zeros in every type; one plane takes the smallest.
+        planes, kept = 1, shape
     if plain and kind not in _NUMBER_TYPES:
         asked = BLOCK_TYPES.get(kind)
         holds = asked and planes <= asked.most_planes and columns % asked.columns == 0
@@ -349,6 +354,12 @@ def _blocks(
     codec = weights.codec
     assert isinstance(codec, UniformCodec)
     stored, planes, kept = weights.origin(name)
+    if weights.is_left_out(name):
+        rows, columns = weights.shapes()[name]
+        groups = -(-columns // GROUP_COLUMNS)
+        return block.write(
+            np.zeros((rows, columns), np.uint8), np.zeros((rows, groups), np.float16), 1
+        )
     code_OI, scale_OG = codec.codes(weights.artifact.encoded(stored), planes, kept[0], kept[1])
     missing = weights.shapes()[name][0] - kept[0]
     if missing:

@@ -65,7 +65,10 @@ def _reason(subnet: Subnet, held: HeldShape) -> str:
             f"of {spec.hidden_size}"
         )
     else:
-        found = "blocks of different widths, and its classes build all blocks alike"
+        found = (
+            "blocks of different widths or halves of blocks, and its classes build all blocks "
+            "alike and whole"
+        )
     return (
         f"The subnet has {found}; transformers cannot hold it as it is. The nearest it can hold "
         f"has {held.groups} groups and {held.neurons} neurons in every block: export with --pad, "

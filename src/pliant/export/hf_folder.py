@@ -15,6 +15,7 @@ from pliant.artifact import Artifact
 from pliant.export.dense import DenseWeights
 from pliant.export.hf_config import held_by_transformers, subnet_config
 from pliant.export.model_card import model_card
+from pliant.export.nearest import held_or_nearest
 from pliant.export.number_types import NUMBER_BYTES, NumberType, stored_numbers
 from pliant.export.record import ExportRecord, record_of
 from pliant.export.shard_file import write_shard
@@ -91,7 +92,11 @@ def plan_hf(
              for name, shape in weights.shapes().items()}  # fmt: skip
     return HfPlan(
         weights=weights,
-        config=subnet_config(config, subnet, weights.held, dtype),
+        config=held_or_nearest(
+            artifact,
+            subnet,
+            lambda one: subnet_config(config, one, held_by_transformers(one, True), dtype),
+        ),
         dtype=dtype,
         shards=tuple(_shards(sizes, shard_bytes)),
         weight_bytes=sum(sizes.values()),

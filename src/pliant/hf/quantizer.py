@@ -106,6 +106,12 @@ def opened(config: PliantConfig) -> DenseWeights:
     """
     artifact = Artifact.open(config.artifact)
     subnet = artifact.subnet(config.subnet)
+    if not subnet.shape.has_whole_blocks:
+        raise UnsupportedError(
+            "The subnet has blocks without attention or without MLP, which the classes of "
+            "transformers do not build over planes; the nearest they can hold keeps these blocks "
+            "whole: cut d and w in place of h and g, or export it, which fills up with zeros."
+        )
     return DenseWeights(artifact, subnet, held_by_transformers(subnet, config.pad))
 
 

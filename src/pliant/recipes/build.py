@@ -37,7 +37,14 @@ from pliant.calibrate import (
     measure_sensitivities,
     remeasured_paths,
 )
-from pliant.evaluate import Activations, golden_json, record_golden
+from pliant.evaluate import (
+    GOLDEN_TEXTS_FILE,
+    Activations,
+    golden_json,
+    golden_texts_json,
+    record_golden,
+    record_golden_texts,
+)
 from pliant.measurement import (
     MemoryLimit,
     Progress,
@@ -349,7 +356,7 @@ class _Build:
         return tuple(found)
 
     def _write_golden(self, artifact: Artifact) -> None:
-        """Logits that a copy of this artifact has to reproduce, computed by the engine."""
+        """Logits and texts that a copy of this artifact has to reproduce, made by the engine."""
         shortest = min(artifact.depth_path())
         records = []
         small = f"d{shortest}-w0.5-b{min(4, self.options.planes)}"
@@ -360,6 +367,11 @@ class _Build:
             with Engine(artifact, artifact.subnet(address), activations=activations) as engine:
                 records.append(record_golden(engine, address, engine.kernels, activations))
         self.writer.write_file("golden.json", golden_json(records))
+        with Engine(
+            artifact, artifact.subnet(), activations="float32", cache_type="float32"
+        ) as engine:
+            texts = record_golden_texts(engine, self.tokenizer, artifact.num_planes, self.progress)
+        self.writer.write_file(GOLDEN_TEXTS_FILE, golden_texts_json(texts))
 
 
 def _limit(max_ram: str | int | None) -> MemoryLimit | None:

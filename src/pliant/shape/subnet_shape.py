@@ -71,7 +71,7 @@ class SubnetShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def is_uniform(self) -> bool:
         """Whether all kept blocks share one width, so that stock formats can hold the cut.
 
-        Blocks without attention or MLP are in no stock format.
+        Blocks without attention or MLP are in no stock format; exports fill them up with zeros.
         """
         one_width = len(set(self.groups)) == 1 and len(set(self.neurons)) == 1
         return one_width and self.has_whole_blocks

@@ -117,6 +117,12 @@ def _said(error: Exception, repo: str) -> PliantError | None:
     # The client's own root of all failures to connect; its module differs between versions.
     transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     first = (str(error).splitlines() or [type(error).__name__])[0]
+    # How the client says that an upload of a large file failed.
+    if isinstance(error, RuntimeError) and isinstance(
+        error.__cause__, (errors.HfHubHTTPError, transport)
+    ):
+        return PliantError(f"An upload to {repo} broke off ({first}). The hub keeps what it took; "
+                           "run it again.")  # fmt: skip
     if isinstance(error, (errors.HfHubHTTPError, transport)):
         return PliantError(f"The hub failed for {repo}: {first}. What arrived is kept; run it "
                            "again.")  # fmt: skip

@@ -6,13 +6,14 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #191816; --ink: #ece8e1; --soft: #a09a91;
   --edge: #3a3733; --measured: #6fcf9f; --predicted: #e8a35c; --heat: #e0745f; --cool: #6fcf9f; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 46rem; padding: 1rem; background: var(--paper);
+body { margin: 0 auto; max-width: 64rem; padding: 1rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 p, dl { margin: .4rem 0; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
 dt { color: var(--soft); } dd { margin: 0; }
-figure { margin: 1rem 0; } svg { display: block; width: 100%; max-width: 36rem; height: auto; }
+p { max-width: 46rem; } figure { margin: 1rem 0; }
+svg { display: block; width: 100%; max-width: 36rem; height: auto; }
 svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
 svg .middle { text-anchor: middle; } svg .end { text-anchor: end; }
 .grid { stroke: var(--edge); } .line { fill: none; stroke-width: 2; }
