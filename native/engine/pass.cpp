@@ -88,7 +88,7 @@ void ForwardPass::project_inputs(size_t place) {
         continue_stream(lane, token, token);
         normalize(lane, token, lane.hidden.row(token), block.attention_norm);
       },
-      products, [&](Lane& lane) { return normed_input(lane, num_tokens_); }, MultiplyShare{this});
+      products, [&](Lane& lane) { return normed_input(lane, num_tokens_); }, multiplier());
   check_rows(workspace_.lanes[0].hidden, config_.hidden_size, num_tokens_, place, "input");
   check_rows(workspace_.query, block.q.matrix.rows, num_tokens_, place, "q");
   check_rows(workspace_.key, block.k.matrix.rows, num_tokens_, place, "k");
@@ -110,7 +110,7 @@ void ForwardPass::project_attention(size_t place) {
         return ProductInput{config_.mode, num_tokens_, lane.quantized.view(num_tokens_, size),
                             workspace_.attended.row(0), workspace_.attended.stride()};
       },
-      MultiplyShare{this});
+      multiplier());
   pending_norm_ = &block.attention_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "o");
 }
@@ -141,7 +141,11 @@ void ForwardPass::expand_share(const BlockWeights& block, std::span<const Produc
   FloatRows& gate = workspace_.gate;
   FloatRows& up = workspace_.up;
   void* scratch = workspace_.scratch[size_t(worker)].data();
-  for (const Product& product : products) multiply(kernels_, product, input, share, scratch);
+  for (size_t place = 0; place < products.size(); ++place) {
+    multiply(kernels_, products[place], input, share, scratch);
+    if (products[place].low_rank != nullptr)
+      workspace_.reduction.add(kernels_, place, input, share, worker);
+  }
   const Share rows{share.begin * kTileRows, std::min(share.end * kTileRows, block.neurons)};
   for (int token = 0; token < num_tokens_; ++token) {
     float* product = gate.row(token) + rows.begin;
@@ -159,7 +163,7 @@ void ForwardPass::contract(size_t place) {
   const ProductInput input{config_.mode, num_tokens_,
                            workspace_.neurons.view(num_tokens_, block.neurons),
                            workspace_.gate.row(0), workspace_.gate.stride()};
-  split_products(0, [](Lane&, int) {}, products, [&](Lane&) { return input; }, MultiplyShare{this});
+  split_products(0, [](Lane&, int) {}, products, [&](Lane&) { return input; }, multiplier());
   pending_norm_ = &block.mlp_post_norm;
   check_rows(workspace_.output, config_.hidden_size, num_tokens_, place, "down");
 }
@@ -177,8 +181,7 @@ void ForwardPass::make_logits() {
         normalize(lane, row, lane.hidden.row(token), weights_.final_norm);
       },
       [&](Lane& lane, int worker, int workers) {
-        multiply_share(kernels_, {&product, 1}, normed_input(lane, count), worker, workers,
-                       workspace_.scratch[size_t(worker)].data());
+        multiply_share({&product, 1}, normed_input(lane, count), worker, workers);
         if (config_.logit_softcap > 0) cap_logits(worker, workers);
       });
   if (!config_.check_finite) return;

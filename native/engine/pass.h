@@ -69,61 +69,49 @@ class ForwardPass {
     split([&](int worker, int workers) { work(lane, worker, workers); });
   }
 
-  // multiply(products, input, worker, workers) once the rows of their input are there, as above,
-  // and what adapters make of it: input_of(lane) is the input that a lane holds.
+  // multiply(products, input, worker, workers) once the rows of their input are there, as above.
+  // input_of(lane) is the input that a lane holds. Adapters cost no barrier of their own: where a
+  // worker has all rows it goes on from what it summed of them, where workers split the rows each
+  // sums what it made.
   template <typename Row, typename InputOf, typename Multiply>
   void split_products(int count, Row&& row, std::span<const Product> products, InputOf&& input_of,
                       Multiply&& multiply) {
     const bool adapted = std::any_of(products.begin(), products.end(),
                                      [](const Product& p) { return p.low_rank != nullptr; });
-    const auto rows = [&](Lane& lane, Share share) {
-      for (int item = share.begin; item < share.end; ++item) row(lane, item);
-    };
-    const auto run = [&](Lane& lane, int worker, int workers) {
-      multiply(products, input_of(lane), worker, workers);
-    };
-    if (!adapted) {
-      if (count > 0) return split_after_rows(count, row, run);
-      return split([&](int worker, int workers) {
-        run(workspace_.lanes[own_lanes_ ? size_t(worker) : 0], worker, workers);
-      });
-    }
-    // All workers read what they have reduced together from the first lane.
-    std::array<Product, kMostSharedProducts> copies;
-    const std::span<const Product> placed =
-        placed_reductions(products, workspace_.lanes[0], copies);
-    const bool own_rows = own_lanes_ || workers_ == 1;
-    if (!own_rows && count > 0) {
-      split([&](int worker, int workers) {
-        rows(workspace_.lanes[0], share_of(count, worker, workers));
-      });
-    }
     const auto lane_of = [&](int worker) -> Lane& {
       return workspace_.lanes[own_lanes_ ? size_t(worker) : 0];
     };
-    split([&](int worker, int workers) {
-      if (own_rows) rows(lane_of(worker), {0, count});
-      reduce_share(kernels_, placed, input_of(lane_of(worker)), worker, workers);
-    });
-    split([&](int worker, int workers) {
-      multiply(placed, input_of(lane_of(worker)), worker, workers);
-    });
-  }
-  // Copies of `products` whose reductions lie side by side in `lane`.
-  static std::span<const Product> placed_reductions(
-      std::span<const Product> products, Lane& lane,
-      std::array<Product, kMostSharedProducts>& copies);
-
-  // multiply_share with the scratch of the worker.
-  struct MultiplyShare {
-    ForwardPass* pass;
-
-    void operator()(std::span<const Product> products, const ProductInput& input, int worker,
-                    int workers) const {
-      multiply_share(pass->kernels_, products, input, worker, workers,
-                     pass->workspace_.scratch[size_t(worker)].data());
+    const auto run = [&](int worker, int workers) {
+      multiply(products, input_of(lane_of(worker)), worker, workers);
+    };
+    const bool own_rows = own_lanes_ || workers_ == 1;
+    Reduction* reduction = adapted ? &workspace_.reduction : nullptr;
+    if (adapted) reduction->begin(products, workers_);
+    const auto make_rows = [&](int worker, int workers) {
+      const Share share = own_rows ? Share{0, count} : share_of(count, worker, workers);
+      Lane& lane = lane_of(worker);
+      for (int item = share.begin; item < share.end; ++item) row(lane, item);
+      if (adapted) reduction->sum_share(kernels_, input_of(lane), worker);
+    };
+    if (own_rows) {
+      split([&](int worker, int workers) {
+        make_rows(worker, workers);
+        run(worker, workers);
+      });
+    } else {
+      if (adapted || count > 0) split(make_rows);
+      split(run);
     }
-  };
+  }
+
+  // Multiplies this worker's share of the tiles of `products`.
+  void multiply_share(std::span<const Product> products, const ProductInput& input, int worker,
+                      int workers);
+  // As split_products wants it.
+  auto multiplier() {
+    return [this](std::span<const Product> products, const ProductInput& input, int worker,
+                  int workers) { multiply_share(products, input, worker, workers); };
+  }
 
   void make_rotations();
   void project_inputs(size_t place);     // norm, q, k, v

@@ -55,8 +55,7 @@ void ForwardPass::choose_tokens() {
       },
       [&](Lane& lane, int worker, int workers) {
         const ProductInput input = normed_input(lane, count);
-        multiply_share(kernels_, {&product, 1}, input, worker, workers,
-                       workspace_.scratch[size_t(worker)].data());
+        multiply_share({&product, 1}, input, worker, workers);
         if (screened) {
           find_bounds(input, worker, workers);
         } else {

@@ -54,18 +54,13 @@ ProductInput ForwardPass::normed_input(Lane& lane, int rows) const {
           lane.normed.stride()};
 }
 
-std::span<const Product> ForwardPass::placed_reductions(
-    std::span<const Product> products, Lane& lane,
-    std::array<Product, kMostSharedProducts>& copies) {
-  std::copy(products.begin(), products.end(), copies.begin());
-  size_t start = 0;
-  for (Product& product : std::span(copies).first(products.size())) {
-    if (product.low_rank == nullptr) continue;
-    product.reduced = lane.reduced.row(0) + start;
-    product.reduced_stride = lane.reduced.stride();
-    start += size_t(product.low_rank->rank);
-  }
-  return std::span(copies).first(products.size());
+void ForwardPass::multiply_share(std::span<const Product> products, const ProductInput& input,
+                                 int worker, int workers) {
+  for_each_share(products, worker, workers, [&](size_t place, Share tiles) {
+    multiply(kernels_, products[place], input, tiles, workspace_.scratch[size_t(worker)].data());
+    if (products[place].low_rank != nullptr)
+      workspace_.reduction.add(kernels_, place, input, tiles, worker);
+  });
 }
 
 void ForwardPass::cap_scores(float* scores, Share rows) const {

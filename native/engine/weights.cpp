@@ -123,10 +123,10 @@ size_t DecoderWeights::num_block_weights() const {
 
 int DecoderWeights::most_ranks() const {
   int most = 0;
+  const auto ranks = [](const Linear& linear) { return linear.low_rank.padded_rank(); };
   for (const BlockWeights& block : blocks)
-    most = std::max({most, block.q.low_rank.rank + block.k.low_rank.rank + block.v.low_rank.rank,
-                     block.o.low_rank.rank, block.gate.low_rank.rank + block.up.low_rank.rank,
-                     block.down.low_rank.rank});
+    most = std::max({most, ranks(block.q) + ranks(block.k) + ranks(block.v), ranks(block.o),
+                     ranks(block.gate) + ranks(block.up), ranks(block.down)});
   return most;
 }
 
@@ -136,9 +136,9 @@ size_t DecoderWeights::adapter_bytes() const {
     for (const Linear* linear : block.linears()) {
       const LowRank& update = linear->low_rank;
       if (update.rank == 0) continue;
-      const size_t rank = size_t(update.rank), rows = size_t(update.tiles()) * kTileRows;
-      bytes += rank * (size_t(update.stride()) + rows) +
-               sizeof(float) * (rank * size_t(update.groups()) + rows);
+      const size_t padded = size_t(update.padded_rank()), rows = size_t(update.tiles()) * kTileRows;
+      bytes += padded * (size_t(update.stride()) + sizeof(float) * size_t(update.groups())) +
+               rows * (size_t(update.rank) + sizeof(uint16_t));
     }
   return bytes;
 }

@@ -90,7 +90,7 @@ struct DecoderWeights {
   std::vector<ByteRange> ranges() const;
   // Weights multiplied for one token, the head left out.
   size_t num_block_weights() const;
-  // The largest sum of ranks of adapters that share an input; 0 where there is none.
+  // The largest sum of padded ranks of adapters that share an input; 0 where there is none.
   int most_ranks() const;
   // Bytes of the factors of all adapters.
   size_t adapter_bytes() const;

@@ -37,8 +37,8 @@ void Workspace::reserve(const Kernels& kernels, const DecoderConfig& config,
     lanes[lane].hidden.reserve(tokens, config.hidden_size);
     lanes[lane].normed.reserve(tokens, config.hidden_size);
     lanes[lane].quantized.reserve(tokens, std::max(config.hidden_size, query_size));
-    lanes[lane].reduced.reserve(tokens, weights.most_ranks());
   }
+  reduction.reserve(tokens, weights.most_ranks(), workers, num_lanes > 1);
   if (tokens <= tokens_) return;
   tokens_ = 0;  // should memory run out below, the next step begins again
   query.reserve(tokens, query_size);
@@ -97,15 +97,14 @@ size_t HeadScores::size_bytes() const {
 size_t Workspace::size_bytes() const {
   size_t bytes = 0;
   for (const Lane& lane : lanes)
-    bytes += lane.hidden.size_bytes() + lane.normed.size_bytes() + lane.quantized.size_bytes() +
-             lane.reduced.size_bytes();
+    bytes += lane.hidden.size_bytes() + lane.normed.size_bytes() + lane.quantized.size_bytes();
   for (const FloatRows* rows : {&query, &key, &value, &attended, &gate, &up, &output})
     bytes += rows->size_bytes();
   for (const AlignedBuffer<std::byte>& buffer : scratch) bytes += buffer.size_bytes();
   for (const TileRows& tile : attention)
     bytes += tile.rows.size() * sizeof(AttentionRow) + tile.parts.size_bytes();
   bytes += context.parts.size_bytes() + context.chunks_done.size() * sizeof(std::atomic<int>);
-  return bytes + neurons.size_bytes() + scores.size_bytes();
+  return bytes + neurons.size_bytes() + reduction.size_bytes() + scores.size_bytes();
 }
 
 }  // namespace pliant

@@ -9,6 +9,7 @@
 #include "engine/weights.h"
 #include "ops/attention.h"
 #include "ops/product.h"
+#include "ops/reduction.h"
 
 namespace pliant {
 
@@ -35,7 +36,6 @@ struct Lane {
   FloatRows hidden;         // [tokens][hidden]
   FloatRows normed;         // [tokens][hidden]
   QuantizedRows quantized;  // of `normed`, or of the attention output
-  FloatRows reduced;        // [tokens][ranks], what adapters make of the input of a phase
 };
 
 // The query heads of a tile of tokens that share keys, and parts of their results.
@@ -85,6 +85,7 @@ struct Workspace {
   FloatRows up;        // [tokens][neurons]
   FloatRows output;    // [tokens][hidden], of `o` and of `down`
   QuantizedRows neurons;
+  Reduction reduction;
   std::vector<AlignedBuffer<std::byte>> scratch;  // of the product kernels, one per worker
   std::vector<TileRows> attention;                // one per worker
   ContextParts context;

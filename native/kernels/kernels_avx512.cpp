@@ -53,7 +53,7 @@ const Kernels kAvx512VnniKernels = {
     coefficients_f32<Avx512>,
     coefficients_row,
     ternary_int8<Avx512>,
-    &kLowRankAvx512,
+    &kLowRankAvx2,
 };
 
 }  // namespace pliant

@@ -2,26 +2,36 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/half.h"
 #include "kernels/low_rank.h"
 
 namespace pliant {
 namespace {
 
+// a[r, column] and its scale lie at these places.
+size_t code_place(const LowRank& factors, int r, int column) {
+  const size_t pair = size_t(r / kBlockRanks) * size_t(factors.stride() / 2) + size_t(column / 2);
+  return (pair * kBlockRanks + size_t(r % kBlockRanks)) * 2 + size_t(column % 2);
+}
+
+float a_scale(const LowRank& factors, int r, int group) {
+  const size_t place = size_t(r / kBlockRanks) * size_t(factors.groups()) + size_t(group);
+  return factors.a_scales[place * kBlockRanks + size_t(r % kBlockRanks)];
+}
+
 void reduce_int8(const LowRank& factors, const Int8Activations& x, const LowRankPart& part,
                  float* z, size_t z_stride) {
-  const size_t groups = size_t(factors.groups());
+  const size_t x_groups = size_t(x.stride / kGroupColumns);
   for (int token = part.token_begin; token < part.token_end; ++token) {
-    for (int r = part.rank_begin; r < part.rank_end; ++r) {
-      const int8_t* a = factors.a + size_t(r) * size_t(factors.stride());
-      const int8_t* codes = x.codes + size_t(token) * size_t(x.stride);
+    const int8_t* codes = x.codes + size_t(token) * size_t(x.stride);
+    for (int r = part.block_begin * kBlockRanks; r < part.block_end * kBlockRanks; ++r) {
       float sum = 0.0f;
-      for (size_t group = 0; group < groups; ++group) {
+      for (int group = 0; group < factors.groups(); ++group) {
         int dot = 0;
-        for (size_t c = group * kGroupColumns; c < (group + 1) * kGroupColumns; ++c)
-          dot += int(a[c]) * int(codes[c]);
-        const float scale = factors.a_scales[size_t(r) * groups + group] *
-                            x.scales[size_t(token) * size_t(x.stride / kGroupColumns) + group];
-        sum = std::fma(float(dot), scale, sum);
+        for (int c = group * kGroupColumns; c < (group + 1) * kGroupColumns; ++c)
+          dot += int(factors.a[code_place(factors, r, c)]) * int(codes[c]);
+        const float x_scale = x.scales[size_t(token) * x_groups + size_t(group)];
+        sum = std::fma(float(dot), a_scale(factors, r, group) * x_scale, sum);
       }
       z[size_t(token) * z_stride + size_t(r)] = sum;
     }
@@ -30,18 +40,17 @@ void reduce_int8(const LowRank& factors, const Int8Activations& x, const LowRank
 
 void reduce_f32(const LowRank& factors, const float* x, size_t x_stride, const LowRankPart& part,
                 float* z, size_t z_stride) {
-  const size_t groups = size_t(factors.groups());
   for (int token = part.token_begin; token < part.token_end; ++token) {
-    for (int r = part.rank_begin; r < part.rank_end; ++r) {
-      const int8_t* a = factors.a + size_t(r) * size_t(factors.stride());
-      const float* row = x + size_t(token) * x_stride;
+    const float* row = x + size_t(token) * x_stride;
+    for (int r = part.block_begin * kBlockRanks; r < part.block_end * kBlockRanks; ++r) {
       float sum = 0.0f;
-      for (size_t group = 0; group < groups; ++group) {
-        const size_t begin = group * kGroupColumns;
-        const size_t end = std::min(begin + kGroupColumns, size_t(factors.columns));
+      for (int group = 0; group < factors.groups(); ++group) {
+        const int begin = group * kGroupColumns;
+        const int end = std::min(begin + kGroupColumns, factors.columns);
         float dot = 0.0f;
-        for (size_t c = begin; c < end; ++c) dot = std::fma(float(a[c]), row[c], dot);
-        sum = std::fma(dot, factors.a_scales[size_t(r) * groups + group], sum);
+        for (int c = begin; c < end; ++c)
+          dot = std::fma(float(factors.a[code_place(factors, r, c)]), row[c], dot);
+        sum = std::fma(dot, a_scale(factors, r, group), sum);
       }
       z[size_t(token) * z_stride + size_t(r)] = sum;
     }
@@ -60,7 +69,7 @@ void add(const LowRank& factors, const float* z, int tokens, size_t z_stride, in
         sum =
             std::fma(float(b[size_t(r) * kTileRows]), z[size_t(token) * z_stride + size_t(r)], sum);
       float& out = y[size_t(token) * y_stride + size_t(row)];
-      out = std::fma(factors.b_scales[row], sum, out);
+      out = std::fma(half_to_float(factors.b_scales[row]), sum, out);
     }
   }
 }

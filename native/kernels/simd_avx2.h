@@ -140,6 +140,25 @@ struct Avx2 {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
   }
 
+  // 16 bytes in 16 bits.
+  static Int load_int16(const int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Int broadcast_pair(const int16_t* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return set32(pair);
+  }
+  // sum of a[0] * x[0] + a[1] * x[1] over pairs of 16 bits, in each 32-bit lane.
+  struct PairSum {
+    Int total = _mm256_setzero_si256();
+
+    PLIANT_INLINE void add(Int a, Int x) {
+      total = _mm256_add_epi32(total, _mm256_madd_epi16(a, x));
+    }
+    Int sum() const { return total; }
+  };
+
   // Codes of four bits: a pair of products is at most 2 * 15 * 127 = 3810, eight of them 30480, so
   // that the saturating 16-bit sums of one chunk never saturate.
   static constexpr int kCodeBits = 4;

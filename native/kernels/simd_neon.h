@@ -113,6 +113,25 @@ struct Neon {
     std::memcpy(p, &four, sizeof four);
   }
 
+  // 8 bytes in 16 bits.
+  static Int load_int16(const int8_t* p) { return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p))); }
+  static Int broadcast_pair(const int16_t* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return vdupq_n_s32(pair);
+  }
+  // sum of a[0] * x[0] + a[1] * x[1] over pairs of 16 bits, in each 32-bit lane.
+  struct PairSum {
+    Int low = vdupq_n_s32(0), high = vdupq_n_s32(0);  // neighbours are added at the end
+
+    PLIANT_INLINE void add(Int a, Int x) {
+      const int16x8_t codes = vreinterpretq_s16_s32(a), others = vreinterpretq_s16_s32(x);
+      low = vmlal_s16(low, vget_low_s16(codes), vget_low_s16(others));
+      high = vmlal_high_s16(high, codes, others);
+    }
+    Int sum() const { return vpaddq_s32(low, high); }
+  };
+
   // The signed dot product takes unsigned codes of up to seven bits; its sums are 32 bits wide.
   static constexpr int kCodeBits = 7;
 

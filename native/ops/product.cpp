@@ -52,49 +52,6 @@ void multiply(const Kernels& kernels, const Product& product, const ProductInput
     for (int token = 0; token < input.tokens; ++token)
       kernels.add(product.bias + first, size, product.output + token * product.stride + first);
   }
-  if (product.low_rank != nullptr)
-    kernels.low_rank->add(*product.low_rank, product.reduced, input.tokens, product.reduced_stride,
-                          tiles.begin, tiles.end, product.output, product.stride);
-}
-
-void reduce_share(const Kernels& kernels, std::span<const Product> products,
-                  const ProductInput& input, int worker, int workers) {
-  int total = 0;
-  for (const Product& product : products)
-    if (product.low_rank != nullptr) total += product.low_rank->rank;
-  const bool by_tokens = input.tokens >= workers;
-  const Share tokens = by_tokens ? share_of(input.tokens, worker, workers) : Share{0, input.tokens};
-  const Share ranks = by_tokens ? Share{0, total} : share_of(total, worker, workers);
-  int start = 0;
-  for (const Product& product : products) {
-    if (product.low_rank == nullptr) continue;
-    const int rank = product.low_rank->rank;
-    const LowRankPart part{tokens.begin, tokens.end, std::max(ranks.begin - start, 0),
-                           std::min(ranks.end - start, rank)};
-    start += rank;
-    if (part.rank_begin >= part.rank_end) continue;
-    if (input.mode == ActivationMode::kInt8) {
-      kernels.low_rank->reduce_int8(*product.low_rank, input.quantized, part, product.reduced,
-                                    product.reduced_stride);
-    } else {
-      kernels.low_rank->reduce_f32(*product.low_rank, input.values, input.stride, part,
-                                   product.reduced, product.reduced_stride);
-    }
-  }
-}
-
-void multiply_share(const Kernels& kernels, std::span<const Product> products,
-                    const ProductInput& input, int worker, int workers, void* scratch) {
-  int total = 0;
-  for (const Product& product : products) total += product.matrix->tiles();
-  const Share share = share_of(total, worker, workers);
-  int start = 0;
-  for (const Product& product : products) {
-    const int tiles = product.matrix->tiles();
-    multiply(kernels, product, input,
-             {std::max(share.begin - start, 0), std::min(share.end - start, tiles)}, scratch);
-    start += tiles;
-  }
 }
 
 }  // namespace pliant

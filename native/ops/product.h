@@ -4,6 +4,7 @@
 // do not depend on the number of workers.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 
@@ -50,31 +51,37 @@ struct ProductInput {
   size_t stride = 0;
 };
 
-// y[token][row] = W x + bias + B z, where z = A x was reduced before
+// y[token][row] = W x + bias, and what an adapter adds to it (ops/reduction.h)
 struct Product {
   const PlaneMatrix* matrix = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   float* output = nullptr;      // [tokens][stride]
   size_t stride = 0;
   const LowRank* low_rank = nullptr;  // nullptr: no adapter
-  float* reduced = nullptr;           // [tokens][reduced_stride], z
-  size_t reduced_stride = 0;
 };
 
 // Products that share an input at most: q, k and v.
 constexpr int kMostSharedProducts = 3;
 
-// This worker's share of z = A x of all `products`: of the tokens where there are many, else of
-// the rows of A.
-void reduce_share(const Kernels& kernels, std::span<const Product> products,
-                  const ProductInput& input, int worker, int workers);
-
-// The rows of `tiles` of one product.
+// The rows of `tiles` of one product, without its adapter.
 void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,
               Share tiles, void* scratch);
 
-// This worker's share of the tiles of all `products` of one input, taken as one run of tiles.
-void multiply_share(const Kernels& kernels, std::span<const Product> products,
-                    const ProductInput& input, int worker, int workers, void* scratch);
+// This worker's share of the tiles of all `products` of one input, taken as one run of tiles:
+// multiply(place of the product, its tiles).
+template <typename Multiply>
+void for_each_share(std::span<const Product> products, int worker, int workers,
+                    Multiply&& multiply) {
+  int total = 0;
+  for (const Product& product : products) total += product.matrix->tiles();
+  const Share share = share_of(total, worker, workers);
+  int start = 0;
+  for (size_t place = 0; place < products.size(); ++place) {
+    const int tiles = products[place].matrix->tiles();
+    const Share own{std::max(share.begin - start, 0), std::min(share.end - start, tiles)};
+    if (own.begin < own.end) multiply(place, own);
+    start += tiles;
+  }
+}
 
 }  // namespace pliant

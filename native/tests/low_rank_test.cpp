@@ -9,41 +9,48 @@ namespace {
 // Factors of random bytes; those of A beyond its columns are zero, as the contract asks.
 struct RandomLowRank {
   std::vector<int8_t> a, b;
-  std::vector<float> a_scales, b_scales;
+  std::vector<float> a_scales;
+  std::vector<uint16_t> b_scales;
   LowRank view;
 
   RandomLowRank(int rank, int rows, int columns) {
     view.rank = rank, view.rows = rows, view.columns = columns;
     const size_t stride = size_t(view.stride()), tiles = size_t(view.tiles());
-    a.resize(size_t(rank) * stride);
-    for (size_t i = 0; i < a.size(); ++i)
-      a[i] = i % stride < size_t(columns) ? int8_t(random_bits()) : int8_t(0);
+    const size_t padded = size_t(view.padded_rank());
+    a.resize(padded * stride);
+    for (size_t i = 0; i < a.size(); ++i) {
+      const size_t pair = i / (2 * kBlockRanks), column = pair % (stride / 2) * 2 + i % 2;
+      const size_t r = pair / (stride / 2) * kBlockRanks + i / 2 % kBlockRanks;
+      a[i] = r < size_t(rank) && column < size_t(columns) ? int8_t(random_bits()) : int8_t(0);
+    }
     b.resize(tiles * size_t(rank) * kTileRows);
     for (int8_t& code : b) code = int8_t(random_bits());
     a = exact(a), b = exact(b);
-    a_scales = exact(normals(size_t(rank * view.groups()), 0.01f));
-    b_scales = exact(normals(tiles * kTileRows, 0.01f));
+    a_scales = exact(normals(padded * size_t(view.groups()), 0.01f));
+    b_scales.resize(tiles * kTileRows);
+    for (uint16_t& scale : b_scales) scale = float_to_half(normals(1, 0.01f)[0]);
+    b_scales = exact(b_scales);
     view.a = a.data(), view.a_scales = a_scales.data();
     view.b = b.data(), view.b_scales = b_scales.data();
   }
 };
 
-// z in two parts of ranks and of tokens, so that parts are tried too.
+// z in two parts of blocks of ranks and of tokens, so that parts are tried too.
 template <typename Reduce>
 std::vector<float> reduced(const LowRank& factors, int tokens, Reduce&& reduce) {
-  const size_t stride = size_t(factors.rank) + 3;
+  const size_t stride = size_t(factors.padded_rank()) + 3;
   std::vector<float> z(size_t(tokens) * stride, -7.0f);
-  const int half = factors.rank / 2, middle = tokens / 3;
+  const int half = factors.blocks() / 2, middle = tokens / 3;
   for (const auto& [begin, end] : {std::array{0, middle}, std::array{middle, tokens}}) {
     reduce(LowRankPart{begin, end, 0, half}, z.data(), stride);
-    reduce(LowRankPart{begin, end, half, factors.rank}, z.data(), stride);
+    reduce(LowRankPart{begin, end, half, factors.blocks()}, z.data(), stride);
   }
   return z;
 }
 
 std::vector<float> added(const Kernels& kernels, const LowRank& factors,
                          const std::vector<float>& z, int tokens) {
-  const size_t y_stride = size_t(factors.rows) + 5, z_stride = size_t(factors.rank) + 3;
+  const size_t y_stride = size_t(factors.rows) + 5, z_stride = size_t(factors.padded_rank()) + 3;
   std::vector<float> y(size_t(tokens) * y_stride, 0.5f);
   const int middle = factors.tiles() / 2;
   kernels.low_rank->add(factors, z.data(), tokens, z_stride, 0, middle, y.data(), y_stride);
@@ -84,7 +91,7 @@ void check_one(const Kernels& scalar, const Kernels& path, int rank, int rows, i
 }  // namespace
 
 void check_low_rank(const Kernels& scalar, const Kernels& path) {
-  for (int rank : {1, 3, 4, 8, 17})
+  for (int rank : {1, 3, 8, 16, 17, 70})
     for (const auto& [rows, columns] :
          {std::array{1, 1}, std::array{40, 64}, std::array{33, 100}, std::array{150, 321}})
       for (int tokens : {1, 2, 3, 4, 7, 13}) check_one(scalar, path, rank, rows, columns, tokens);

@@ -105,7 +105,7 @@ class LowRank:
         a: NDArray[np.int8],
         a_scales: NDArray[np.float32],
         b: NDArray[np.int8],
-        b_scales: NDArray[np.float32],
+        b_scales: NDArray[np.uint16],
         rank: int,
         rows: int,
         columns: int,

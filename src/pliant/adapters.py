@@ -30,6 +30,8 @@ from pliant.spec import BLOCK_MATRICES, ModelSpec
 
 MAX_RANK = 256
 MAX_EXPERTS = 64
+#: Ranks that an engine's vector holds: factors have a multiple of it (`native/kernels/low_rank.h`).
+BLOCK_RANKS = 8
 #: Hidden units of the router, as published.
 ROUTER_WIDTH = 16
 #: Gates are multiples of this, so that the last bit of an exponential, in which machines differ,
@@ -153,6 +155,6 @@ def low_rank_bytes(spec: ModelSpec, shape: SubnetShape, rank: int) -> int:
         for matrix in BLOCK_MATRICES:
             rows, columns = spec.matrix_shape(matrix, groups, neurons)
             column_groups, tiles = -(-columns // 64), -(-rows // 32)
-            total += rank * (64 * column_groups + 32 * tiles) + 4 * (rank * column_groups)
-            total += 4 * 32 * tiles
+            padded = -(-rank // BLOCK_RANKS) * BLOCK_RANKS
+            total += padded * column_groups * (64 + 4) + 32 * tiles * (rank + 2)
     return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def pristine(tmp_path_factory):
 def no_waiting_for_the_disk(monkeypatch):
     """`fsync` guards against loss of power, which no test causes; a kill does not lose pages."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def damaged(pristine, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(pristine, tmp_path / "damaged.pliant")

@@ -76,7 +76,7 @@ def test_factors_lose_at_most_half_a_step() -> None:
 @pytest.mark.parametrize("place", range(4))
 def test_arrays_of_other_sizes_never_reach_a_kernel(place: int) -> None:
     encoded = encode_factors(case(4, 40, 70, 1)[0])
-    arrays = [encoded.a_RI, encoded.a_scale_RG, encoded.b_TR32, encoded.b_scale_O]
+    arrays = [*encoded[:3], encoded.b_scale_O.view(np.uint16)]
     flat = [array.ravel() for array in arrays]
     flat[place] = flat[place][:-1].copy()
     with pytest.raises(ValueError, match="must be"):

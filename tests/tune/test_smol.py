@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.tune.conftest import tiny_mixture, tiny_model
 
 from pliant.adapters import num_adapter_parameters
@@ -107,6 +111,76 @@ def test_workers_add_up_to_one(space: ShapeSpace, mixture: Mixture, smol: TuneOp
     parts = gradient(Workers(0, 2)) + gradient(Workers(1, 2))
     torch.testing.assert_close(parts, alone, rtol=1e-4, atol=1e-6)
     assert alone.abs().sum() > 0
+
+
+WORKER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+folder = Path(sys.argv[1])
+sys.path.insert(0, sys.argv[2])
+from tests.tune.conftest import tiny_mixture, tiny_model
+from pliant.models import ShapeAdapters
+from pliant.shape import ShapeSpace
+from pliant.tune import Sandwich, ShapeTuner, StopRequest, TuneOptions, joined_workers
+
+torch.set_num_threads(1)
+options = TuneOptions(steps=3, batch_tokens=64, micro_tokens=32, window_tokens=32, warmup_steps=1,
+                      teacher_tokens=16, mode="smol", rank=4, vector_rate=0.02)
+
+def tuner(workers, state=None):
+    model = tiny_model()
+    model.adapters = ShapeAdapters.initialized(model.spec, options.adapters, options.seed)
+    space = ShapeSpace(model.spec, ((0, 1, 2), (0, 2), (2,)), (1.0, 0.5), alignment=32)
+    return ShapeTuner(model, Sandwich(space), tiny_mixture(), options, folder=state,
+                      workers=workers)
+
+with joined_workers(torch.device("cpu")) as workers:
+    straight = tuner(workers)
+    straight.run()
+    if workers.count > 1:
+        first, stop = tuner(workers, folder), StopRequest()
+
+        def after_one(stage, done, total):
+            stop.requested = True
+
+        # Only one process is asked to stop; all do, at the same step.
+        first.run(stop, after_one if not workers.is_first else lambda *_: None)
+        assert first.progress.step == 2 and not first.is_done
+        workers.wait()
+        resumed = tuner(workers, folder)
+        assert resumed.progress.step == 2
+        resumed.run()
+        for name, tensor in straight.model.adapters.tensors.items():
+            assert torch.equal(tensor, resumed.model.adapters.tensors[name]), name
+    tensors = {name: tensor.detach() for name, tensor in straight.model.adapters.tensors.items()}
+    save_file(tensors, folder / f"of-{workers.count}-{workers.rank}.safetensors")
+"""
+
+
+def test_two_processes_of_torchrun_tune_adapters_as_one_and_resume_to_the_bit(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    arguments = [str(tmp_path / "worker.py"), str(tmp_path), str(Path(__file__).parents[2])]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in ([], torchrun):
+        subprocess.run(
+            [sys.executable, *command, *arguments], env=environment, check=True, timeout=300
+        )
+    alone, first, second = (
+        load_file(tmp_path / f"of-{name}.safetensors") for name in ("1-0", "2-0", "2-1")
+    )
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        # The same sums in another order, through three steps.
+        torch.testing.assert_close(tensor, first[name], rtol=1e-3, atol=1e-4)
+    assert any(tensor.abs().max() > 0 for name, tensor in alone.items() if name.endswith(".b"))
 
 
 def test_checkpointing_changes_no_bit_of_the_gradient(
