@@ -49,6 +49,40 @@ def test_other_texts_come_through_whole(text: str, cuts: list[int]) -> None:
     assert read(text, cuts) == (text, None, "")
 
 
+def calls_in(text: str, cuts: list[int], many: bool = True) -> list[tuple[str, str]]:
+    """Names and arguments of all calls of `text` divided at `cuts`."""
+    reader = ToolCallReader(["weather", "trains"], many=many)
+    places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    found: list[tuple[str, str]] = []
+    for begin, end in pairwise(places):
+        shown, deltas = reader.push(text[begin:end])
+        assert not shown
+        for delta in deltas:
+            if delta.name is not None:
+                found.append((delta.name, ""))
+            assert delta.index == len(found) - 1
+            found[-1] = (found[-1][0], found[-1][1] + delta.arguments)
+    assert not reader.finish()
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["weather", "trains"]), st.integers(0, 1)), min_size=1,
+             max_size=3),
+    st.sampled_from(["", "\n", ", ", "; "]),
+    st.sampled_from(["", "\n", " That is all.", "<tool_call>{", "}}"]),
+    st.lists(st.integers(0, 900), max_size=20),
+)  # fmt: skip
+def test_calls_that_follow_each_other(
+    asked: list[tuple[str, int]], between: str, after: str, cuts: list[int]
+) -> None:
+    text = between.join(CALLS[kind].replace("weather", name) for name, kind in asked) + after
+    expected = [(name, ARGUMENTS) for name, _ in asked]
+    assert calls_in(text, cuts) == expected
+    assert calls_in(text, cuts, many=False) == expected[:1]
+
+
 def test_a_text_that_is_no_call_is_not_held_back() -> None:
     assert ToolCallReader(["weather"]).push("The") == ("The", [])
 
