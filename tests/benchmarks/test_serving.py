@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    pytest.importorskip("httpx")
+    pytest.importorskip("h11")
     import random_models
     import serving
 
@@ -23,9 +23,19 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def test_every_case_is_answered(tiny: ModuleType) -> None:
-    options = argparse.Namespace(planes=2, threads=1, words=4, tokens=6, long_words=20, prompts=2)
+    from serving_table import render
+
+    options = argparse.Namespace(
+        planes=2, threads=1, words=4, tokens=6, long_words=20, prompts=2, turns=2, requests=2,
+        peer_python=None,
+    )  # fmt: skip
     found = tiny.measure("tiny", options)
-    assert [line["case"] for line in found["paced"]] == ["3 clients", "mixed"]
-    for line in [*found["paced"], *found["unpaced"]]:
+    assert [line["case"] for line in found["ours"]["lines"]] == ["3 clients", "mixed"]
+    for line in [*found["ours"]["lines"], found["unpaced"]]:
         assert line["failed"] == 0 and line["tokens_per_second"] > 0
-    assert found["paced"][-1]["requests"] == 4
+    assert found["ours"]["lines"][-1]["requests"] == 4
+    assert found["ours"]["capacity"]["requests_per_second"] >= 0
+    assert found["one_stream"]["turns"] >= 1
+    found["peer"] = found["ours"]
+    page = render({"models": [found]})
+    assert page.count("| 3 clients |") == 2 and "Capacity, requests/s: pliant" in page
