@@ -138,7 +138,7 @@ def mixed(endpoint: Endpoint, options: argparse.Namespace, number: int) -> LoadR
 
 def line_of(name: str, report: LoadReport) -> dict[str, Any]:
     """The numbers that are kept of a run."""
-    first, between = report.first_token, report.between_tokens
+    first, between, mean = report.first_token, report.between_tokens, report.per_token
     return {
         "case": name,
         "requests": report.requests,
@@ -148,7 +148,7 @@ def line_of(name: str, report: LoadReport) -> dict[str, Any]:
         "first_token_p99": first.p99 if first else None,
         "between_p50": between.p50 if between else None,
         "between_p99": between.p99 if between else None,
-        "stream_rate": 1 / report.per_token.mean if report.per_token else None,
+        "stream_rate": 1 / mean.mean if mean and mean.mean else None,
         "fluidity": statistics.fmean(report.fluidity),
         "fluid_share": report.fluid_share,
     }

@@ -15,7 +15,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     import random_models
     import serving
 
-    config = random_models.llama_config(512, 64, 2, 4, 2, 128, context=256)
+    config = random_models.llama_config(8192, 64, 2, 4, 2, 128, context=256)
     monkeypatch.setitem(random_models.CONFIGS, "tiny", config)
     monkeypatch.setattr(serving, "CACHE", tmp_path)
     monkeypatch.setattr(serving, "CLIENTS", (3,))
