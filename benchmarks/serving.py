@@ -52,6 +52,8 @@ CLIENTS = (1, 4, 16, 64)
 UNPACED = "60s"
 #: What users wait for: a first token within a second, then 20 a second.
 DEADLINES = Deadlines(first=1_000_000_000, between=50_000_000)
+#: Requests of one rate: above them the generator itself would be what is measured.
+_MOST_REQUESTS = 1_000
 #: Seconds that the other server may take to open its model.
 _START_SECONDS = 120
 
@@ -192,7 +194,9 @@ def capacity(endpoint: Endpoint, options: argparse.Namespace, guess: float) -> d
 
     def is_feasible(rate: float) -> bool:
         nonlocal number
-        count, number = options.requests, number + options.requests
+        # A handful at any rate is one burst, which every server takes in and works off.
+        count = max(options.requests, min(round(rate * options.seconds), _MOST_REQUESTS))
+        number += count
         arrivals = draw_arrivals("poisson", rate, count, options.words, options.tokens, seed=1)
         report = run(endpoint, arrivals, number)
         say(line_of(f"{rate:.3g} requests/s", report))
@@ -257,8 +261,9 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=6, help="words of prompts, five bytes each")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of answers")
     parser.add_argument("--turns", type=int, default=9, help="of the bare engine and the server")
-    parser.add_argument("--requests", type=int, default=12, help="of a rate tried for capacity; 0 "
-                        "leaves it out")  # fmt: skip
+    parser.add_argument("--requests", type=int, default=12, help="at least, of a rate tried for "
+                        "capacity; 0 leaves it out")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=5, help="that a rate is tried for")
     parser.add_argument("--long-words", type=int, default=100, help="words of the long prompts")
     parser.add_argument("--prompts", type=int, default=6, help="long prompts that come")
     parser.add_argument("--peer-python", help="an interpreter with llama-cpp-python[server]")

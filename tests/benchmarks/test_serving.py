@@ -27,7 +27,7 @@ def test_every_case_is_answered(tiny: ModuleType) -> None:
 
     options = argparse.Namespace(
         planes=2, threads=1, words=4, tokens=6, long_words=20, prompts=2, turns=2, requests=2,
-        peer_python=None,
+        seconds=0.01, peer_python=None,
     )  # fmt: skip
     found = tiny.measure("tiny", options)
     assert [line["case"] for line in found["ours"]["lines"]] == ["3 clients", "mixed"]

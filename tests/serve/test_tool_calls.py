@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pliant.runtime import Tokenizer
+from pliant.serve.api.choices import Choice
+from pliant.serve.api.requests import read_chat
 from pliant.serve.api.tool_calls import ToolCallReader
+from pliant.serve.writer import Emission
 
 ARGUMENTS = '{"city": "Par\\"}is{", "list": [1, {"a": 2}]}'
 CALLS = [
@@ -90,3 +95,27 @@ def test_a_text_that_is_no_call_is_not_held_back() -> None:
 @pytest.mark.parametrize("text", ["", "{", "<tool", CALLS[0][:20]])
 def test_an_unfinished_beginning_is_text(text: str) -> None:
     assert read(text, []) == (text, None, "")
+
+
+def test_an_answer_with_two_calls(bytes_tokenizer: Tokenizer) -> None:
+    """Their indices in a stream, and the whole answer made of the same parts."""
+    tools = [{"type": "function", "function": {"name": name}} for name in ("weather", "trains")]
+    body = {"messages": [{"role": "user", "content": "a"}], "tools": tools}
+    pieces = [CALLS[1], CALLS[1].replace("weather", "trains")]
+    for parallel, count in ((True, 2), (False, 1)):
+        asked = read_chat(json.dumps({**body, "parallel_tool_calls": parallel}).encode())
+        assert asked.unknown == ()
+        choice = Choice(asked, bytes_tokenizer, 0, [1])
+        chunks = choice.push(Emission(token=1, text=pieces[0]))
+        chunks += choice.push(Emission(token=1, text=pieces[1], finish_reason="stop"))
+        whole = choice.whole()
+        calls = whole["message"]["tool_calls"]
+        assert [call["function"]["arguments"] for call in calls] == [ARGUMENTS] * count
+        assert len({call["id"] for call in calls}) == count
+        assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
+        deltas = [part for chunk in chunks for part in chunk["delta"].get("tool_calls", [])]
+        assert [part["index"] for part in deltas if "id" in part] == list(range(count))
+        assert [part["id"] for part in deltas if "id" in part] == [call["id"] for call in calls]
+        for index in range(count):
+            streamed = [part for part in deltas if part["index"] == index]
+            assert "".join(part["function"]["arguments"] for part in streamed) == ARGUMENTS
