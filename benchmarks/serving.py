@@ -160,6 +160,8 @@ def one_stream(path: Path, url: str, options: argparse.Namespace) -> dict[str, A
     """Token/s of the bare engine and of the server, by turns, and the median of their ratios.
 
     Greedy both, so the engine chooses the tokens in both; a text ends where the model says so.
+    Only a quiet machine tells: others take from the two in different measure. No turns where the
+    model is so small that texts come in one piece.
     """
     endpoint, bare, served = Endpoint(url=url), [], []
     words, tokens = options.words, 4 * options.tokens
@@ -174,7 +176,7 @@ def one_stream(path: Path, url: str, options: argparse.Namespace) -> dict[str, A
                 bare.append(rate)
                 served.append(1 / sample.mean)
     if not bare:
-        raise SystemExit("Every text ended with its first token; take another model.")
+        return {"turns": 0}
     ratios = sorted(one / other for one, other in zip(served, bare, strict=True))
     found = {
         "bare_rate": statistics.median(bare),

@@ -22,12 +22,13 @@ def render(results: dict[str, Any]) -> str:
 
 
 def _model(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['model']}, {found['planes']} planes, {found['threads']} threads."
     one = found["one_stream"]
-    yield (
-        f"{found['model']}, {found['planes']} planes, {found['threads']} threads. One stream: "
-        f"{one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}; ratio "
-        f"{one['ratio']:.3f} [{one['ratio_low']:.3f}, {one['ratio_high']:.3f}] n={one['turns']}"
-    )
+    if one["turns"]:
+        yield (
+            f"One stream: {one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}; "
+            f"ratio {one['ratio']:.3f} [{one['ratio_low']:.3f}, {one['ratio_high']:.3f}] n={one['turns']}"
+        )
     yield ""
     yield "| | server | " + " | ".join(title for title, _, _ in COLUMNS) + " | failed |"
     yield "|---|---|" + "---:|" * (len(COLUMNS) + 1)
