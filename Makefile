@@ -47,7 +47,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/interop.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/predictions.py
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/switching.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tables.py

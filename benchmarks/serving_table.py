@@ -27,7 +27,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
     if one["turns"]:
         yield (
             f"One stream: {one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}; "
-            f"ratio {one['ratio']:.3f} [{one['ratio_low']:.3f}, {one['ratio_high']:.3f}] n={one['turns']}"
+            f"ratio {one['ratio']:.3f} [{one['ratio_low']:.3f}, {one['ratio_high']:.3f}] "
+            f"n={one['turns']}"
         )
     yield ""
     yield "| | server | " + " | ".join(title for title, _, _ in COLUMNS) + " | failed |"
