@@ -48,7 +48,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/build_memory.py
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/few_measurements.py
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/switching.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tables.py
@@ -60,6 +60,7 @@ soak: $(INSTALLED)  ## half an hour of clients of all kinds against a server wit
 
 docs: $(INSTALLED)  ## the generated parts of the documentation
 	$(BIN)/python -m pliant.cli.reference
+	$(BIN)/python -m pliant.serve.openapi
 	$(BIN)/python benchmarks/tables.py
 
 sanitize: build/sanitize/_native.so  ## the native suite and a short fuzz run under ASan and UBSan
@@ -90,5 +91,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE_SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,plot,serve,load,export,test,check]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,plot,serve,load,export,test,conformance,check]'
 	touch $@

@@ -1,8 +1,9 @@
 """Clients of all kinds at once against a server that has too little memory for them.
 
 `python tests/serve/soak.py X.pliant --seconds 1800` runs it for long (`make soak`); the suite runs
-two seconds of it. Greedy answers must be those of an idle server, memory must not grow, nothing
-may hang, and every request ends with an answer or an error.
+some seconds of it. Greedy answers must be those of an idle server, memory must not grow, nothing
+may hang, and every request ends with an answer or an error. The server is killed (SIGKILL) and
+started again while clients ask; only requests of that time may be cut off.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Soak:
         self.url, self.model, self.max_tokens = url, model, max_tokens
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
+        #: How often the server was killed, and whether it is away just now.
+        self.kills, self.away = 0, False
         with httpx.Client(base_url=url, timeout=PATIENCE) as http:
             self.expected = [self._text(http, prompt) for prompt in PROMPTS]
 
@@ -49,13 +52,19 @@ class Soak:
             assert not thread.is_alive(), "a client hangs"
 
     def _client(self, end: float, draw: random.Random) -> None:
-        kinds = [self._ask, self._ask, self._stream, self._leave, self._nonsense, self._hang_up]
+        kinds = [self._ask, self._ask, self._stream, self._read_slowly, self._leave,
+                 self._nonsense, self._hang_up]  # fmt: skip
         with httpx.Client(base_url=self.url, timeout=PATIENCE) as http:
             while time.monotonic() < end:
-                kind = draw.choice(kinds)
+                kind, kills, away = draw.choice(kinds), self.kills, self.away
                 try:
                     kind(http, draw)
                 except Exception as error:
+                    cut_off = isinstance(error, httpx.TransportError | OSError)
+                    if cut_off and (away or kills != self.kills):
+                        self.outcomes["cut off"] += 1
+                        time.sleep(0.05)
+                        continue
                     self.wrong.append(f"{kind.__name__}: {type(error).__name__}: {error}")
 
     def _body(self, prompt: str, **more: Any) -> dict[str, Any]:
@@ -82,7 +91,10 @@ class Soak:
         answer.raise_for_status()
         self._judge(place, answer.json()["choices"][0]["text"])
 
-    def _stream(self, http: httpx.Client, draw: random.Random) -> None:
+    def _read_slowly(self, http: httpx.Client, draw: random.Random) -> None:
+        self._stream(http, draw, pause=0.02)
+
+    def _stream(self, http: httpx.Client, draw: random.Random, pause: float = 0) -> None:
         place, text, done = draw.randrange(len(PROMPTS)), "", False
         body = self._body(PROMPTS[place], stream=True)
         with http.stream("POST", "/v1/completions", json=body) as response:
@@ -90,6 +102,7 @@ class Soak:
                 self.outcomes["refused"] += 1
                 return
             for line in response.iter_lines():
+                time.sleep(pause)
                 done = line == "data: [DONE]"
                 if line.startswith("data: {"):
                     text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
@@ -121,6 +134,44 @@ class Soak:
         self.outcomes["hung up"] += 1
 
 
+class Server:
+    """`pliant serve` in a process of its own, on one port through all its lives."""
+
+    def __init__(self, artifact: str, cache_memory: str) -> None:
+        self._command = [sys.executable, "-m", "pliant.cli", "serve", artifact, "--json", "--quiet",
+                         "--cache-memory", cache_memory, "--max-sequences", "8",
+                         "--max-waiting", "16", "--port"]  # fmt: skip
+        self.ready = self._start("0")
+
+    def _start(self, port: str) -> dict[str, Any]:
+        command = [*self._command, port]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        ready: dict[str, Any] = json.loads(self._process.stdout.readline())
+        # It listens already; what asks now is answered when it has begun.
+        httpx.get(f"{ready['url']}/health", timeout=PATIENCE).raise_for_status()
+        return ready
+
+    @property
+    def memory(self) -> int:
+        """Bytes of it that are resident."""
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    def kill_and_restart(self, soak: Soak) -> None:
+        """An end without a word, and a new beginning at the same address."""
+        soak.away, soak.kills = True, soak.kills + 1
+        self._process.kill()
+        self._process.wait(PATIENCE)
+        self._start(self.ready["url"].rsplit(":", 1)[1])
+        # Those that began while it was away may end later than this.
+        soak.away, soak.kills = False, soak.kills + 1
+
+    def stop(self) -> int:
+        """Its exit code, when it was asked to end."""
+        self._process.terminate()
+        return self._process.wait(PATIENCE)
+
+
 def main() -> int:
     """Serve an artifact in a process of its own and let clients at it; prints what happened."""
     parser = argparse.ArgumentParser(description="A soak test of pliant serve.")
@@ -128,24 +179,28 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--cache-memory", default="1MB")
+    parser.add_argument("--parts", type=int, default=10, help="of the time, after each of which "
+                        "memory is read; the server is killed within the second")  # fmt: skip
     options = parser.parse_args()
-    command = [sys.executable, "-m", "pliant.cli", "serve", options.artifact, "--port", "0",
-               "--json", "--quiet", "--cache-memory", options.cache_memory, "--max-sequences", "8",
-               "--max-waiting", "16"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        soak = Soak(ready["url"], ready["model"], 24)
-        memory = []
-        for part in range(10):
-            soak.run(options.seconds / 10, options.clients, seed=part)
-            memory.append(psutil.Process(process.pid).memory_info().rss)
-            print(part, dict(soak.outcomes), f"{memory[-1] / 1e6:.1f} MB", soak.wrong[:3])
-        process.terminate()
-        code = process.wait(PATIENCE)
-    # The first tenth warms up; afterwards memory is flat.
-    growth = memory[-1] / memory[1] - 1
-    print(f"memory grew by {growth:.1%}, exit code {code}, {len(soak.wrong)} wrong")
+    server = Server(options.artifact, options.cache_memory)
+    soak, memory = Soak(server.ready["url"], server.ready["model"], 24), []
+    for part in range(options.parts):
+        seconds = options.seconds / options.parts
+        if part == 1:
+            kill = threading.Timer(seconds / 3, server.kill_and_restart, [soak])
+            kill.start()
+        soak.run(seconds, options.clients, seed=part)
+        if part == 1:
+            kill.join()
+        memory.append(server.memory)
+        print(part, dict(soak.outcomes), f"{memory[-1] / 1e6:.1f} MB", soak.wrong[:3], flush=True)
+    code = server.stop()
+    # The part of the restart and the one behind it warm up; from there on memory is flat.
+    settled = memory[3:] or memory[-1:]
+    growth = settled[-1] / settled[0] - 1
+    killed = soak.outcomes["cut off"]
+    print(f"memory grew by {growth:.1%}, exit code {code}, {killed} cut off by the kill, "
+          f"{len(soak.wrong)} wrong")  # fmt: skip
     return int(bool(soak.wrong) or growth > 0.02 or code != 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -256,6 +257,34 @@ def test_sizes_and_slow_bodies(serve: Any) -> None:
     with socket.create_connection((address[0], int(address[1])), timeout=20) as raw:
         raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
         assert b" 408 " in raw.recv(4_000).split(b"\r\n")[0]
+
+
+def test_headers_that_do_not_come(serve: Any) -> None:
+    """Each byte of them does not give more time; a connection that answers is left alone."""
+    own = serve(guard=GuardLimits(header_seconds=0.3))
+    address = own.url.removeprefix("http://").split(":")
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    for before in (b"", whole):
+        with socket.create_connection((address[0], int(address[1])), timeout=20) as raw:
+            if before:
+                raw.sendall(before)
+                said = b""
+                while b'"ok"' not in said:
+                    said += raw.recv(4_000)
+            answer = b""
+            for place in range(100):
+                # The server may close between two bytes, which sending notices first.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    raw.sendall(whole[place : place + 1] if place < 30 else b"")
+                raw.settimeout(0.05)
+                with contextlib.suppress(TimeoutError):
+                    answer += raw.recv(4_000)
+                if answer:
+                    break
+            assert b" 408 " in answer.split(b"\r\n")[0]
+    asked = {"prompt": "a", "max_tokens": 100, "stream": True, "ignore_eos": True}
+    with own.http.stream("POST", TEXT, json=asked) as response:
+        assert list(response.iter_lines())[-2:] == ["data: [DONE]", ""]
 
 
 def test_rates() -> None:

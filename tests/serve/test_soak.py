@@ -1,8 +1,10 @@
-"""Two seconds of the soak test, in this process, where the scheduler can be looked into."""
+"""The soak test for seconds: in this process, where one can look into it, and as it is."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,13 @@ def test_everybody_at_once(serve: Any) -> None:
     engine = own.service.subnets._open[""].engine
     assert engine.memory()["cache"] == pool.used_bytes
     assert own.service.room.scheduler.counts.evictions > 0
+
+
+def test_a_server_that_is_killed_and_comes_back(random_artifact: Path) -> None:
+    entry = 4 * 2 * 2 * 12 * 2 + 8
+    command = [sys.executable, str(Path(__file__).with_name("soak.py")), str(random_artifact),
+               "--seconds", "3", "--parts", "2", "--clients", "6",
+               "--cache-memory", str(400 * entry)]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 wrong" in found.stdout and "exit code 0" in found.stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from pliant.errors import DataError, UnsupportedError
 from pliant.load.arrivals import Arrival
 from pliant.load.record import RequestRecord, token_times
+from pliant.load.wire import Reply, exchange
 
 #: Seconds after which a request counts as failed.
 REQUEST_SECONDS = 300.0
@@ -58,18 +59,17 @@ async def run_load(
     """Send each request when it is due, however many are still running; the records in order.
 
     Also returns the most nanoseconds that a request was sent late, which says whether this
-    machine could keep up. `UnsupportedError` where httpx is missing.
+    machine could keep up. `UnsupportedError` where h11 is missing.
     """
-    async with _client(endpoint) as client:
-        start = time.monotonic_ns() + 1_000_000
-        late = 0
-        tasks = []
-        for number, arrival in enumerate(arrivals, first_number):
-            due = start + arrival.at
-            await asyncio.sleep(max(due - time.monotonic_ns(), 0) / 1e9)
-            late = max(late, time.monotonic_ns() - due)
-            tasks.append(asyncio.ensure_future(_ask(client, endpoint, arrival, number, due, done)))
-        return list(await asyncio.gather(*tasks)), late
+    start = time.monotonic_ns() + 1_000_000
+    late = 0
+    tasks = []
+    for number, arrival in enumerate(arrivals, first_number):
+        due = start + arrival.at
+        await asyncio.sleep(max(due - time.monotonic_ns(), 0) / 1e9)
+        late = max(late, time.monotonic_ns() - due)
+        tasks.append(asyncio.ensure_future(_ask(endpoint, arrival, number, due, done)))
+    return list(await asyncio.gather(*tasks)), late
 
 
 async def profile_prefill(
@@ -92,25 +92,7 @@ async def profile_prefill(
     return sorted(found.items())
 
 
-def _client(endpoint: Endpoint) -> Any:
-    try:
-        import httpx
-    except ImportError as error:
-        raise UnsupportedError(
-            "Making load needs httpx; run pip install 'pliant[load]'."
-        ) from error
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    return httpx.AsyncClient(
-        base_url=endpoint.url.rstrip("/").removesuffix("/v1"),
-        headers=headers,
-        timeout=REQUEST_SECONDS,
-        limits=limits,
-    )
-
-
 async def _ask(
-    client: Any,
     endpoint: Endpoint,
     arrival: Arrival,
     number: int,
@@ -118,7 +100,9 @@ async def _ask(
     done: Callable[[RequestRecord], None],
 ) -> RequestRecord:
     try:
-        record = await _stream(client, endpoint, arrival, number, due)
+        record = await _stream(endpoint, arrival, number, due)
+    except UnsupportedError:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         record = RequestRecord(arrived=due, words=arrival.words, error=said)
@@ -126,27 +110,29 @@ async def _ask(
     return record
 
 
-async def _stream(
-    client: Any, endpoint: Endpoint, arrival: Arrival, number: int, due: int
-) -> RequestRecord:
+async def _stream(endpoint: Endpoint, arrival: Arrival, number: int, due: int) -> RequestRecord:
     path = "/v1/chat/completions" if endpoint.chat else "/v1/completions"
+    base = endpoint.url.rstrip("/").removesuffix("/v1")
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    body = msgspec.json.encode(endpoint.body(arrival.words, arrival.max_tokens, number))
+    return read_record(await exchange(base + path, headers, body, REQUEST_SECONDS), arrival, due)
+
+
+def read_record(reply: Reply, arrival: Arrival, due: int) -> RequestRecord:
+    """What a streamed answer says of its request."""
+    if reply.status != 200:
+        return RequestRecord(arrived=due, words=arrival.words, error=f"status {reply.status}")
     pieces: list[tuple[int, int]] = []
     usage: dict[str, Any] = {}
-    body = endpoint.body(arrival.words, arrival.max_tokens, number)
-    async with client.stream("POST", path, json=body) as response:
-        if response.status_code != 200:
-            return RequestRecord(
-                arrived=due, words=arrival.words, error=f"status {response.status_code}"
-            )
-        async for event in _events(response):
-            if "error" in event:
-                message = str((event["error"] or {}).get("message", event["error"]))
-                return RequestRecord(arrived=due, words=arrival.words, error=message)
-            usage = event.get("usage") or usage
-            for choice in event.get("choices") or []:
-                text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-                if text:
-                    pieces.append((time.monotonic_ns(), len(text)))
+    for came, event in _events(reply):
+        if "error" in event:
+            message = str((event["error"] or {}).get("message", event["error"]))
+            return RequestRecord(arrived=due, words=arrival.words, error=message)
+        usage = event.get("usage") or usage
+        for choice in event.get("choices") or []:
+            text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+            if text:
+                pieces.append((came, len(text)))
     tokens = int(usage.get("completion_tokens") or len(pieces))
     return RequestRecord(
         arrived=due,
@@ -156,10 +142,10 @@ async def _stream(
     )
 
 
-async def _events(response: Any) -> AsyncIterator[dict[str, Any]]:
-    """The objects of a stream, up to its end."""
-    async for line in response.aiter_lines():
-        if line == "data: [DONE]":
+def _events(reply: Reply) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a stream and when they came, up to its end."""
+    for came, line in reply.lines():
+        if line == b"data: [DONE]":
             return
-        if line.startswith("data: "):
-            yield msgspec.json.decode(line.removeprefix("data: "))
+        if line.startswith(b"data: "):
+            yield came, msgspec.json.decode(line.removeprefix(b"data: "))

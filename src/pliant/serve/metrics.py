@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pliant.load import Deadlines, fluidity
+from pliant.serve.energy import EnergyMeter
 from pliant.serve.engine_room import StepRecord
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
@@ -103,6 +104,7 @@ class _RoomCollector:
 
     def __init__(self, model: str, snapshot: Any) -> None:
         self._model, self._snapshot = model, snapshot
+        self._energy = EnergyMeter()
 
     def collect(self) -> Iterable[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -137,6 +139,9 @@ class _RoomCollector:
             "pliant:expired": ("Texts whose deadline passed", counts["expired"]),
             "pliant:steps": ("Steps computed", counts["steps"]),
         }
+        joules = self._energy.joules()
+        if joules is not None:
+            counters["pliant:energy_joules"] = ("Spent by the processors since the start", joules)
         for name, (text, value) in counters.items():
             yield _family(CounterMetricFamily, name, text, self._model, value)
 

@@ -14,7 +14,9 @@ from pliant.errors import DoesNotFitError
 from pliant.serve.api.errors import ApiError, api_error
 from pliant.serve.api.fields import Fields
 from pliant.serve.api.requests import read_chat, read_completion
+from pliant.serve.api.schemas import MAX_DETOKENIZED
 from pliant.serve.app import PAGE, PAGE_POLICY, Service
+from pliant.serve.openapi import description
 from pliant.serve.safety import Guard, GuardLimits, Keys
 from pliant.serve.subnets import UnknownModelError
 
@@ -44,6 +46,7 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
             route("/", "GET", _page),
             route("/health", "GET", _health),
             route("/metrics", "GET", _metrics),
+            route("/openapi.json", "GET", _openapi),
             route("/v1/models", "GET", _models),
             route("/v1/models/{model:path}", "GET", _model),
             route("/v1/subnets", "GET", _subnets),
@@ -51,6 +54,7 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
             route("/v1/chat/completions", "POST", _chat),
             route("/tokenize", "POST", _tokenize),
             route("/detokenize", "POST", _detokenize),
+            route("/tokenizer_info", "GET", _tokenizer_info),
         ],
         lifespan=lifespan,
         exception_handlers={404: _no_path, 405: _no_method},
@@ -152,11 +156,11 @@ async def _subnets(service: Service, request: Request) -> Response:
 
 async def _tokenize(service: Service, request: Request) -> Response:
     fields = Fields.parse(await request.body())
-    text = fields.text("prompt") or fields.text("content")
+    text, other = fields.text("prompt"), fields.text("content")
     special = fields.flag("add_special_tokens", True)
     tokenizer = service.subnets.model.tokenizer
     tokens = await service.prepare(
-        lambda: tokenizer.encode(text, add_bos=None if special else False)
+        lambda: tokenizer.encode(text or other, add_bos=None if special else False)
     )
     context = service.subnets.model.artifact.spec.max_context
     return _json({"tokens": tokens, "count": len(tokens), "max_model_len": context})
@@ -164,12 +168,28 @@ async def _tokenize(service: Service, request: Request) -> Response:
 
 async def _detokenize(service: Service, request: Request) -> Response:
     fields = Fields.parse(await request.body())
-    tokens = fields.items("tokens", 1_000_000)
+    tokens = fields.items("tokens", MAX_DETOKENIZED)
     if not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
         raise fields.wrong("tokens", "a list of token ids")
     tokenizer = service.subnets.model.tokenizer
     text = await service.prepare(lambda: tokenizer.decode(tokens, skip_special=False))
     return _json({"prompt": text, "content": text})
+
+
+async def _tokenizer_info(service: Service, request: Request) -> Response:
+    tokenizer = service.subnets.model.tokenizer
+    kinds = ("bos_token", "eos_token", "pad_token", "unk_token")
+    names = {name: tokenizer.special_tokens.get(name) for name in kinds}
+    if names["eos_token"] is None and tokenizer.eos_ids:
+        names["eos_token"] = tokenizer.decode([min(tokenizer.eos_ids)], skip_special=False)
+    template = tokenizer.chat_template
+    source = None if template is None else template.templates.get("default")
+    context = service.subnets.model.artifact.spec.max_context
+    return _json({**names, "chat_template": source, "max_model_len": context})
+
+
+async def _openapi(service: Service, request: Request) -> Response:
+    return _json(description())
 
 
 def _model_object(service: Service, name: str) -> dict[str, Any]:
@@ -202,5 +222,10 @@ async def _no_path(request: Request, error: Exception) -> Response:
 
 async def _no_method(request: Request, error: Exception) -> Response:
     return _error_response(
-        ApiError(405, f"{request.method} is not for {request.url.path}.", code="wrong_method")
+        ApiError(
+            405,
+            f"{request.method} is not for {request.url.path}.",
+            code="wrong_method",
+            headers=getattr(error, "headers", None),
+        )
     )

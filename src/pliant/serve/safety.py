@@ -27,10 +27,12 @@ _MAX_CLIENTS = 10_000
 
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of a body, seconds it may take to come, seconds a client may take to read what is
-    sent, and requests a minute of one client (0: no limit).
+    """Seconds that the headers of a request may take to come, bytes of a body and seconds for it,
+    seconds a client may take to read what is sent, and requests a minute of one client (0: no
+    limit).
     """
 
+    header_seconds: float = 10.0
     body_bytes: int = 4_000_000
     body_seconds: float = 15.0
     send_seconds: float = 30.0

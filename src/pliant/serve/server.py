@@ -20,6 +20,7 @@ from pliant.runtime.text_engine import Pliant
 from pliant.serve.app import Service
 from pliant.serve.engine_room import EngineRoom
 from pliant.serve.metrics import Metrics
+from pliant.serve.protocol import patient_protocol
 from pliant.serve.routes import make_app
 from pliant.serve.safety import GuardLimits, Keys
 from pliant.serve.scheduling import Limits
@@ -168,7 +169,7 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        http="h11",
+        http=patient_protocol(options.guard.header_seconds),
         ws="none",
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         timeout_keep_alive=30,

@@ -221,8 +221,9 @@ class Texts:
         # The token written last needs no place in the context.
         if len(tokens) + wanted - 1 > context:
             raise bad_request(
-                f"This model's context is {context} tokens. The request has {len(tokens)} of "
-                f"prompt and asks for {wanted} more; shorten either.",
+                # Client libraries know this error by its first words.
+                f"This model's maximum context length is {context} tokens. The request has "
+                f"{len(tokens)} of prompt and asks for {wanted} more; shorten either.",
                 code="context_length_exceeded",
                 param="messages" if request.kind == "chat" else "prompt",
             )

@@ -6,6 +6,8 @@ import time
 import uuid
 from typing import Any
 
+import msgspec
+
 from pliant.runtime.tokenizer import Tokenizer
 from pliant.serve.api.logprobs import chat_logprobs, completion_logprobs
 from pliant.serve.api.requests import TextRequest
@@ -55,9 +57,9 @@ class Choice:
     ) -> None:
         self._request, self._tokenizer, self.index = request, tokenizer, index
         names = [tool["function"]["name"] for tool in request.tools]
-        self._calls = ToolCallReader(names) if names else None
-        self._call_id = f"call_{uuid.uuid4().hex[:24]}"
-        self._call_name, self._call_arguments = "", ""
+        self._calls = ToolCallReader(names, many=request.parallel_calls) if names else None
+        #: The calls so far, as they stand in a whole answer.
+        self._called: list[dict[str, Any]] = []
         self._texts: list[str] = []
         self._scores: list[TokenScore] = []
         self._offset = 0
@@ -90,9 +92,7 @@ class Choice:
             return self._completion_entry(text, logprobs, self._reason)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if self._calls is not None and self._calls.found:
-            function = {"name": self._call_name, "arguments": self._call_arguments}
-            call = {"id": self._call_id, "type": "function", "function": function}
-            message.update(content=text or None, tool_calls=[call])
+            message.update(content=text or None, tool_calls=self._called)
         wanted = self._request.options.top_logprobs is not None
         return {
             "index": self.index,
@@ -131,13 +131,16 @@ class Choice:
         return chunks
 
     def _call_delta(self, part: CallDelta) -> dict[str, Any]:
-        self._call_arguments += part.arguments
-        call: dict[str, Any] = {"index": 0, "function": {"arguments": part.arguments}}
         if part.name is not None:
-            self._call_name = part.name
-            call.update(id=self._call_id, type="function")
-            call["function"]["name"] = part.name
-        return {"tool_calls": [call]}
+            call = {
+                "id": f"call_{uuid.uuid4().hex[:24]}",
+                "type": "function",
+                "function": {"name": part.name, "arguments": part.arguments},
+            }
+            self._called.append(call)
+            return {"tool_calls": [{"index": part.index, **msgspec.to_builtins(call)}]}
+        self._called[part.index]["function"]["arguments"] += part.arguments
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
 
     def _chat_reason(self) -> str | None:
         called = self._calls is not None and self._calls.found

@@ -11,7 +11,7 @@ from pliant.serve.api.fields import Fields
 MAX_MESSAGES = 2_000
 MAX_TOOLS = 64
 #: Roles of the API and what templates call them.
-_ROLES = {
+ROLES = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -31,7 +31,6 @@ def read_messages(fields: Fields) -> tuple[Mapping[str, Any], ...]:
 def read_tools(fields: Fields) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
     """The tools, and which must be called: a name, "" for any of them, None for none."""
     tools = tuple(_tool(place, item) for place, item in enumerate(fields.items("tools", MAX_TOOLS)))
-    fields.flag("parallel_tool_calls", True)
     choice = fields.raw("tool_choice")
     if choice in (None, "auto"):
         return tools, None
@@ -52,10 +51,10 @@ def _message(place: int, item: Any) -> Mapping[str, Any]:
     if not isinstance(item, dict):
         raise bad_request(f"{path} is no object with a role and a content.", param=path)
     role = item.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise bad_request(f"{path}.role is {role!r}; it must be one of {', '.join(_ROLES)}.",
+    if not isinstance(role, str) or role not in ROLES:
+        raise bad_request(f"{path}.role is {role!r}; it must be one of {', '.join(ROLES)}.",
                           param=f"{path}.role")  # fmt: skip
-    message: dict[str, Any] = {"role": _ROLES[role], "content": _content(path, item)}
+    message: dict[str, Any] = {"role": ROLES[role], "content": _content(path, item)}
     for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
         if item.get(name) is not None:
             message[name] = item[name]

@@ -19,7 +19,7 @@ MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 #: Tokens of a completion that names no limit, as the OpenAI API has it.
 DEFAULT_COMPLETION_TOKENS = 16
-_MAX_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
 
 Kind = Literal["chat", "completion"]
 #: Fields that clients send and that change nothing here: no warning is due.
@@ -32,7 +32,8 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     `max_tokens` None means as many as fit; 0 (a completion that only scores its prompt) is written
     as one token that is not shown. `options.sampling` holds the seed of the first choice;
     `messages` or `prompts` what to go on from; `schema` the JSON schema of the text, `tools` those
-    that may be called, `forced_tool` the name of the one that must be, or "" for any.
+    that may be called, `forced_tool` the name of the one that must be, or "" for any;
+    `parallel_calls` lets several be called in one answer.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     schema: Mapping[str, Any] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     forced_tool: str | None = None
+    parallel_calls: bool = True
     template_variables: Mapping[str, Any] = {}
     timeout_seconds: float | None = None
     smallest_cut: str | None = None
@@ -60,11 +62,11 @@ def read_completion(body: bytes) -> TextRequest:
     fields = Fields.parse(body)
     top = fields.optional_integer("logprobs", 0, MAX_TOP_LOGPROBS)
     echo = fields.flag("echo")
-    limit = fields.integer("max_tokens", 0, _MAX_TOKENS, DEFAULT_COMPLETION_TOKENS)
+    limit = fields.integer("max_tokens", 0, MAX_TOKENS, DEFAULT_COMPLETION_TOKENS)
     if limit == 0 and not echo:
         raise bad_request("max_tokens is 0 and nothing is echoed, so there is nothing to answer.",
                           param="max_tokens")  # fmt: skip
-    if fields.raw("suffix"):
+    if fields.text("suffix"):
         raise bad_request("A suffix is not supported; leave it out.", param="suffix")
     choices = fields.integer("n", 1, MAX_CHOICES, 1)
     if fields.integer("best_of", 1, MAX_CHOICES, choices) != choices:
@@ -89,14 +91,15 @@ def read_chat(body: bytes) -> TextRequest:
     top = fields.optional_integer("top_logprobs", 0, MAX_TOP_LOGPROBS)
     if top is not None and not wants:
         raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
-    limit = fields.optional_integer("max_completion_tokens", 1, _MAX_TOKENS)
-    older = fields.optional_integer("max_tokens", 1, _MAX_TOKENS)
+    limit = fields.optional_integer("max_completion_tokens", 1, MAX_TOKENS)
+    older = fields.optional_integer("max_tokens", 1, MAX_TOKENS)
     if limit is not None and older is not None and limit != older:
         raise bad_request("max_tokens and max_completion_tokens differ; give one.",
                           param="max_tokens")  # fmt: skip
     limit = older if limit is None else limit
     tools, forced = read_tools(fields)
-    variables = fields.raw("chat_template_kwargs") or {}
+    variables = fields.raw("chat_template_kwargs")
+    variables = {} if variables is None else variables
     if not isinstance(variables, dict):
         raise fields.wrong("chat_template_kwargs", "an object")
     return TextRequest(
@@ -106,6 +109,7 @@ def read_chat(body: bytes) -> TextRequest:
         schema=_schema(fields),
         tools=tools,
         forced_tool=forced,
+        parallel_calls=fields.flag("parallel_tool_calls", True),
         template_variables=variables,
         options=_options(fields, limit, (top or 0) if wants else None, continues=False),
         **_common(fields, fields.integer("n", 1, MAX_CHOICES, 1)),
@@ -154,7 +158,7 @@ def _options(
     drawn = secrets.randbits(63) if seed is None else seed % 2**64
     sampling = SamplingOptions(
         temperature=fields.number("temperature", 0, 100, 1.0),
-        top_k=max(fields.integer("top_k", -1, _MAX_TOKENS, 0), 0),
+        top_k=max(fields.integer("top_k", -1, MAX_TOKENS, 0), 0),
         # Of a top_p of 0 only the likeliest token is left, which the least positive one says too.
         top_p=max(fields.number("top_p", 0, 1, 1.0), 1e-9),
         min_p=fields.number("min_p", 0, 1, 0.0),
@@ -185,7 +189,8 @@ def _stops(fields: Fields) -> tuple[str, ...]:
 
 
 def _logit_bias(fields: Fields) -> dict[int, float]:
-    value = fields.raw("logit_bias") or {}
+    value = fields.raw("logit_bias")
+    value = {} if value is None else value
     rule = "an object of token ids and numbers from -100 to 100"
     if not isinstance(value, dict):
         raise fields.wrong("logit_bias", rule)
