@@ -15,7 +15,7 @@ import argparse
 import platform
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -66,23 +66,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--transforms", nargs="*", choices=TRANSFORMS, default=["none"])
-    parser.add_argument("--add", action="store_true", help="to the rows that --output has")
+    parser.add_argument("--add", action="store_true", help="to what --output has")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
     if options.add:
-        rows = msgspec.json.decode(options.output.read_bytes())["rows"]
+        known = msgspec.json.decode(options.output.read_bytes())["rows"]
+        rows = {what_is_measured(row): row for row in known}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for folder in (demo_checkpoint(), *options.models):
         peers = [] if options.no_peers else PEERS
         for row in measured(folder, seeds, options, peers):
-            rows.append(row)
+            rows[what_is_measured(row)] = row
             print(f"{row['model']} {row['method']} {row['bits']:.2f} bits: "
                   f"+{row['increase']:.4f} nats, KL {row['kl']:.4f}", flush=True)  # fmt: skip
         # After each model, so that what was measured is kept when the next is stopped.
-        write(rows, options)
+        write(list(rows.values()), options)
+
+
+def what_is_measured(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """What two rows have in common of which the later replaces the earlier."""
+    return row["model"], row["method"], round(row["bits"], 3), row["seed"]
 
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:

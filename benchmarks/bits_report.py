@@ -11,7 +11,7 @@ from typing import Any
 from bits_mixed import TARGETS
 
 #: Widths that the best of each family within them are compared at.
-WIDTHS = (2.07, 2.31, 2.63, 3.07, 3.31, 3.44, 3.6, 4.31, 4.5, 5.34, 5.5)
+WIDTHS = (2.07, 2.31, 2.57, 2.63, 3.07, 3.31, 3.44, 3.6, 4.25, 4.32, 4.5, 5.34, 5.5)
 #: Methods by family; what begins with none of these is a type of llama.cpp.
 _FAMILIES = {"pliant": ("pliant",), "GPTQ": ("gptq",), "RTN, AWQ, HQQ": ("rtn", "awq", "hqq")}
 
@@ -62,8 +62,12 @@ def widths_table(summary: list[Point]) -> dict[str, Any]:
         for width in WIDTHS:
             best = {}
             for family in families:
-                within = [point for point in summary if point["model"] == model
-                          and family_of(point) == family and point["bits"] <= width]  # fmt: skip
+                within = [
+                    point
+                    for point in summary
+                    if (point["model"], family_of(point)) == (model, family)
+                    and point["bits"] < width + 0.005
+                ]
                 if within:
                     best[family] = min(within, key=lambda point: point["increase"])
             ours = best.get("pliant")
