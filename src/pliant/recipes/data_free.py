@@ -98,11 +98,12 @@ def build_data_free(
 def data_free_memory(spec: ModelSpec, planes: int) -> int:
     """The peak of resident memory, bytes: a few copies of the largest unit, or the mapped planes.
 
-    The engine that writes golden logits maps the whole artifact, and reads all of it.
+    The engine that writes golden logits maps the whole artifact and reads all of it, while the
+    allocator still holds what the last unit took.
     """
     largest = max(weight_units(spec).values())
     mapped = sum(file.size for file in tensor_file_plan(spec, planes).values())
-    return _BASE_BYTES + max(_COPIES * largest, mapped)
+    return _BASE_BYTES + max(_COPIES * largest, mapped + largest)
 
 
 def _orders(
