@@ -38,7 +38,8 @@ def test_time_is_linear_in_blocks_and_nothing_for_nearest(known_rates: None) -> 
 
 
 def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding_time, "_ROWS", 32)
+    for name, few in (("_ROWS", 32), ("_FACTORIZED", 64), ("_RUNS", 1)):
+        monkeypatch.setattr(rounding_time, name, few)
     assert feedback_seconds(SPEC, 2, 8, 8) > 0
     learned = rounding_seconds(SPEC, "reconstruct", 2, 8, 8)
     assert learned > feedback_seconds(SPEC, 2, 8, 8)

@@ -38,7 +38,7 @@ _MEASURED = 16
 #: Codes that a position moves in the first steps, and the relative change of a scale.
 _POSITION_RATE, _SCALE_RATE = 2.0, 0.01
 #: Share of the way back to the dense weights in the first steps.
-_PULL = 0.04
+_PULL = 0.02
 
 Codes = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
