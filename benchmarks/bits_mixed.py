@@ -16,7 +16,7 @@ from pliant.models import Supernet
 from pliant.search import Option, allocate
 
 #: Effective bits that peers have: GPTQ and RTN of groups of 64 and 32, and llama.cpp's types.
-TARGETS = (2.29, 2.3125, 2.5625, 2.625, 3.0625, 3.31, 3.4375, 3.6, 4.25, 4.31, 4.5, 5.34, 5.5)
+TARGETS = (2.29, 2.3125, 2.5625, 2.63, 3.07, 3.31, 3.44, 3.6, 4.25, 4.31, 4.5, 5.34, 5.5)
 
 
 def mixed_models(
