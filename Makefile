@@ -36,7 +36,7 @@ arm: $(BIN)/cmake  ## the kernels cross-compiled for 64-bit ARM and run by qemu
 bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from them
 	$(BIN)/python benchmarks/tale.py
 	$(BIN)/python benchmarks/frontier.py
-	$(BIN)/python benchmarks/bits.py
+	$(BIN)/python benchmarks/bits.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py
@@ -46,6 +46,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)
 	$(BIN)/python benchmarks/interop.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/build_memory.py
+	$(BIN)/python benchmarks/build_cost.py --data-free 1B
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/few_measurements.py
 	$(BIN)/python benchmarks/serving.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))

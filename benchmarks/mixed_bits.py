@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from bits import Reference, witness
-from pliant.bits import EncodedMatrix, UniformCodec, plane_bytes, scale_bytes
+from bits_mixed import matrix_bytes
+from pliant.bits import EncodedMatrix, UniformCodec
 from pliant.calibrate import decode_matrix, matrix_sensitivities, output_errors
 from pliant.models import Supernet
 from pliant.recipes.demo import demo_checkpoint
@@ -127,7 +128,7 @@ def dealt(
 
     def offered(costs: Mapping[str, Mapping[int, float]]) -> dict[str, list[Option]]:
         return {
-            name: [Option(planes, bytes_of(matrix, planes), cost)
+            name: [Option(planes, matrix_bytes(matrix, planes), cost)
                    for planes, cost in costs[name].items()]
             for name, matrix in stored.items()
         }  # fmt: skip
@@ -147,13 +148,8 @@ def dealt(
     }
 
 
-def bytes_of(matrix: EncodedMatrix, planes: int) -> int:
-    rows, columns = matrix.rows, matrix.columns
-    return planes * plane_bytes(rows, columns) + scale_bytes(rows, columns)
-
-
 def used_bytes(stored: Mapping[str, EncodedMatrix], planes: Planes) -> int:
-    return sum(bytes_of(matrix, planes[name]) for name, matrix in stored.items())
+    return sum(matrix_bytes(matrix, planes[name]) for name, matrix in stored.items())
 
 
 def rounded(supernet: Supernet, stored: Mapping[str, EncodedMatrix], planes: Planes) -> Supernet:

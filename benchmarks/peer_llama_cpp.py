@@ -266,10 +266,15 @@ ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Answer each line of stdin, a JSON object with an action, by a line on stdout."""
+def start() -> None:
+    """Begin with llama.cpp, its log kept here."""
     llama_cpp.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+
+
+def main() -> None:
+    """Answer each line of stdin, a JSON object with an action, by a line on stdout."""
+    start()
     for line in sys.stdin:
         request = json.loads(line)
         try:

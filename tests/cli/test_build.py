@@ -35,14 +35,30 @@ def broken(checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint, tmp_path / "broken"))
 
 
-def test_learning_is_timed_before_it_starts(pliant: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_rounding_is_timed_before_it_starts(pliant: Run, checkpoint: Path, tmp_path: Path) -> None:
     arguments = ("build", checkpoint, "-o", tmp_path / "X.pliant", "--dry-run", "--json")
     learned = pliant(*arguments, "--rounding", "reconstruct").data
-    assert learned["reconstruction_seconds"] > 0
     plain = pliant(*arguments).data
-    assert plain["reconstruction_seconds"] is None
+    assert learned["rounding_seconds"] > plain["rounding_seconds"] > 0
     assert plain["memory_bytes"] <= learned["memory_bytes"]
-    assert "to learn all blocks" in pliant(*arguments[:-1], "--rounding", "reconstruct").out
+    assert "to round all blocks" in pliant(*arguments[:-1], "--rounding", "reconstruct").out
+    assert pliant(*arguments, "--rounding", "nearest").data["rounding_seconds"] is None
+
+
+def test_a_data_free_build_runs_and_measures_nothing(
+    pliant: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "free.pliant"
+    arguments = ("build", checkpoint, "-o", path, "--data-free")
+    assert pliant(*arguments, "--dry-run", "--json").data["memory_bytes"] > 0
+    ran = pliant(*arguments)
+    assert ran.code == 0, ran.err
+    assert "not measured" in ran.out
+    assert pliant("verify", path).code == 0
+    assert pliant("fit", path, "--memory", "100MB").code == 5
+    for more in (("--max-kl", "0"), ("--rounding", "reconstruct"), ("--finer", "greedy")):
+        refused = pliant(*arguments, "--force", *more)
+        assert refused.code == 2 and "leave out" in refused.err
 
 
 def test_build_makes_an_artifact_that_every_command_takes(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import pliant
 from pliant.artifact import Artifact, verify
-from pliant.bits import codecs
+from pliant.bits import ErrorFeedback, codecs
 from pliant.errors import (
     CheckpointError,
     DataError,
@@ -34,6 +34,7 @@ from pliant.errors import (
 from pliant.models import Checkpoint, Supernet
 from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
+from pliant.recipes.quality import QualityBounds
 from pliant.runtime import Chunk, Engine
 
 OPTIONS = BuildOptions(windows=4, window_tokens=64)
@@ -108,7 +109,6 @@ def test_a_reconstruction_that_was_stopped_goes_on_to_the_same_bytes(
     receipt = build(random_checkpoint, output, options=options)
     assert receipt.was_resumed
     assert set(receipt.block_errors) == {0, 1, 2, 3}
-    assert all(set(error) == {2, 3, 4} for error in receipt.block_errors.values())
     build(random_checkpoint, tmp_path / "whole.pliant", options=options)
     assert learned == [0, 1, 2, 2, 3, 0, 1, 2, 3]
     assert all_files(output) == all_files(tmp_path / "whole.pliant")
@@ -189,12 +189,32 @@ def test_a_build_beyond_its_bound_is_refused_and_kept(
 ) -> None:
     output = tmp_path / "x.pliant"
     with pytest.raises(QualityFloorError, match=r"nats per token .* and 0 were allowed") as found:
-        build(random_checkpoint, output, options=OPTIONS, max_kl=0.0)
+        build(random_checkpoint, output, options=OPTIONS, bounds=QualityBounds(max_kl=0.0))
     assert found.value.exit_code == 4
     assert not output.exists()
-    receipt = build(random_checkpoint, output, options=OPTIONS, max_kl=1.0)
+    receipt = build(random_checkpoint, output, options=OPTIONS, bounds=QualityBounds(max_kl=1.0))
     assert receipt.was_resumed and output.exists()
     assert len(receipt.receipts) == 4
+    assert all(list(errors) == [2, 3, 4, 8] for errors in receipt.block_errors.values())
+    assert all(errors[2] > errors[3] > errors[8] > 0 for errors in receipt.block_errors.values())
+
+
+def test_a_block_beyond_its_bound_ends_the_build_before_it_measures(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.pliant"
+    bounds = QualityBounds(max_block_error=1e-9)
+    with pytest.raises(
+        QualityFloorError, match=r"block \d is off by .* 1e-09 was allowed"
+    ) as found:
+        build(random_checkpoint, output, options=OPTIONS, bounds=bounds)
+    assert found.value.exit_code == 4
+    assert not output.exists()
+    # What is kept holds the weights: nothing is encoded again.
+    monkeypatch.delattr(ErrorFeedback, "of")
+    bounds = QualityBounds(max_block_error=0.1)
+    receipt = build(random_checkpoint, output, options=OPTIONS, bounds=bounds)
+    assert receipt.was_resumed and output.exists()
 
 
 def test_the_same_inputs_give_the_same_bytes(

@@ -1,5 +1,6 @@
 """Calibration of a supernet on text: statistics, width orders, depth paths, sensitivities."""
 
+from pliant.calibrate.block_error import BlockErrors, block_errors
 from pliant.calibrate.depth import (
     CACHE_BYTES,
     DepthEvaluator,
@@ -26,12 +27,15 @@ from pliant.calibrate.statistics import (
     gradient_statistics,
     stream_statistics,
 )
+from pliant.calibrate.transforms import TRANSFORMS, Transform
 
 __all__ = [
     "BATCH_SIZE",
     "CACHE_BYTES",
     "SHARED_INPUTS",
+    "TRANSFORMS",
     "BlockError",
+    "BlockErrors",
     "BlockReconstruction",
     "BlockStatistics",
     "CalibrationStream",
@@ -39,6 +43,8 @@ __all__ = [
     "EncodedSource",
     "MomentStream",
     "ReconstructionOptions",
+    "Transform",
+    "block_errors",
     "block_order",
     "calibration_tokens",
     "channel_statistics",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pliant.calibrate.loss import BATCH_SIZE
 from pliant.calibrate.statistics import gradient_statistics, stream_statistics
+from pliant.errors import DataError
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.shape import (
@@ -27,7 +28,7 @@ from pliant.spec import ModelSpec
 
 def find_width_orders(
     supernet: Supernet,
-    tokens_BT: torch.Tensor,
+    tokens_BT: torch.Tensor | None,
     method: WidthMethod = "flap",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -35,7 +36,8 @@ def find_width_orders(
 ) -> WidthOrders:
     """Orders of KV groups and neurons by falling importance under `method` (see `width_scores`).
 
-    `tokens_BT` are calibration windows, int64; `magnitude` and `random` do not look at them.
+    `tokens_BT` are calibration windows, int64; `magnitude` and `random` do not look at them
+    and take None.
     `Supernet.permute` bakes the result in. Raises what `width_scores` and `stream_statistics` do.
     """
     groups, neurons = [], []
@@ -104,7 +106,7 @@ def block_order(
 
 def _statistics(
     supernet: Supernet,
-    tokens_BT: torch.Tensor,
+    tokens_BT: torch.Tensor | None,
     method: WidthMethod,
     batch_size: int,
     progress: Progress,
@@ -115,6 +117,8 @@ def _statistics(
         channels = spec.num_heads * spec.head_dim
         unseen = ChannelStatistics.empty(channels), ChannelStatistics.empty(spec.ffn_size)
         return [unseen] * spec.num_blocks
+    if tokens_BT is None:
+        raise DataError(f"The width score {method} looks at calibration text; none was given.")
     if method == "taylor":
         return gradient_statistics(supernet, tokens_BT, batch_size, progress)
     stream = stream_statistics(supernet, tokens_BT, batch_size, progress)

@@ -7,11 +7,27 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import typer
 
+from pliant.cli.build_arguments import (
+    Calibration,
+    DataFree,
+    Finer,
+    Force,
+    Lora,
+    MaxBlockError,
+    MaxKl,
+    Offline,
+    OutputPath,
+    Planes,
+    RoundingOption,
+    Source,
+    TuneMode,
+    TuneSteps,
+    TuneText,
+)
 from pliant.cli.options import DryRun, Json, MaxRam, Quiet, Seed
 from pliant.cli.output import Output, facts
 from pliant.errors import UsageError
@@ -22,110 +38,8 @@ if TYPE_CHECKING:
     from pliant.receipt import Receipt
     from pliant.recipes.build_receipt import BuildReceipt
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="A Hugging Face folder, a model id such as org/name, or a GGUF or llama2.c file.",
-    ),
-]
-OutputPath = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        envvar="PLIANT_OUTPUT",
-        metavar="X.pliant",
-        help="The artifact to write, X.pliant.",
-    ),
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(
-        "--calibration",
-        envvar="PLIANT_CALIBRATION",
-        metavar="FILE",
-        help="UTF-8 text to calibrate on (a packaged excerpt of public-domain books).",
-    ),
-]
 #: Endings of sources that are files; a folder is made of them first.
 _FILES = (".gguf", ".bin")
-Lora = Annotated[
-    Path | None,
-    typer.Option(
-        "--lora",
-        envvar="PLIANT_LORA",
-        metavar="FOLDER",
-        help="A LoRA adapter of PEFT, merged into the weights first.",
-    ),
-]
-Planes = Annotated[
-    int,
-    typer.Option(
-        "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
-    ),
-]
-Finer = Annotated[
-    str | None,
-    typer.Option(
-        "--finer",
-        envvar="PLIANT_FINER",
-        metavar="METHOD",
-        help="Offer cuts of half blocks too, chosen by greedy, single-drop or amoeba, and widths "
-        "ranked across blocks; only pliant runs these.",
-    ),
-]
-TuneSteps = Annotated[
-    int,
-    typer.Option(
-        "--tune-steps",
-        envvar="PLIANT_TUNE_STEPS",
-        metavar="N",
-        min=0,
-        help="Tune every shape first, for N steps of 4,096 tokens; see tune-shapes.",
-    ),
-]
-TuneText = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--tune-text",
-        envvar="PLIANT_TUNE_TEXT",
-        metavar="FILE",
-        help="UTF-8 text to tune on, or .txt.xz; repeatable.",
-    ),
-]
-TuneMode = Annotated[
-    Literal["full", "smol"],
-    typer.Option(
-        "--tune-mode", envvar="PLIANT_TUNE_MODE", metavar="full|smol",
-        help="Tune all weights, or adapters stored beside the planes; see tune-shapes.",
-    ),
-]  # fmt: skip
-RoundingOption = Annotated[
-    Literal["reconstruct", "feedback", "nearest"],
-    typer.Option(
-        "--rounding",
-        envvar="PLIANT_ROUNDING",
-        metavar="METHOD",
-        help="On the calibration text: `feedback`, or best and slow `reconstruct`; or `nearest`.",
-    ),
-]
-MaxKl = Annotated[
-    float | None,
-    typer.Option(
-        "--max-kl",
-        envvar="PLIANT_MAX_KL",
-        metavar="NATS",
-        min=0.0,
-        help="Exit 4 where all planes are further from the dense model; what was built is kept.",
-    ),
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", envvar="PLIANT_OFFLINE", help="Never ask the network.")
-]
-Force = Annotated[
-    bool, typer.Option("--force", envvar="PLIANT_FORCE", help="Replace an artifact that exists.")
-]
 
 
 def build(
@@ -135,12 +49,14 @@ def build(
     lora: Lora = None,
     planes: Planes = 8,
     rounding: RoundingOption = "feedback",
+    data_free: DataFree = False,
     finer: Finer = None,
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
     tune_mode: TuneMode = "full",
     max_ram: MaxRam = None,
     max_kl: MaxKl = None,
+    max_block_error: MaxBlockError = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -158,22 +74,81 @@ def build(
     choices: dict[str, Any] = {
         "planes": planes, "rounding": rounding, "finer": finer, "seed": seed
     }  # fmt: skip
+    if data_free:
+        _check_data_free(
+            calibration, finer, tune_steps, max_kl is not None, max_block_error is not None,
+            rounding == "reconstruct",
+        )  # fmt: skip
+        _build_data_free(
+            checkpoint, output_path, lora, output, dry_run,
+            planes=planes, max_ram=max_ram, seed=seed, replace=force,
+        )  # fmt: skip
+        return
+    bounds = {"max_kl": max_kl, "max_block_error": max_block_error}
     tune = {"steps": tune_steps, "mode": tune_mode, "seed": seed} if tune_steps else None
     with _checkpoint_of(checkpoint, output_path, lora, output) as source:
         plan = _plan(source, output_path, choices, max_ram, tune)
         if dry_run:
             output.emit(plan, facts(_readable_plan(plan)))
             return
-        output.note(
-            f"building {output_path} from {checkpoint}: {plan['parameters']:,} parameters, "
-            f"{format_bytes(plan['artifact_bytes'])} on disk, "
-            f"about {format_bytes(plan['memory_bytes'])} of memory{_learning(plan)}"
-        )
+        output.note(_announcement(plan, checkpoint))
         receipt = _build(
             source, output_path, output, choices, tune, tune_text or [],
-            calibration=calibration, max_ram=max_ram, replace=force, max_kl=max_kl,
+            calibration=calibration, max_ram=max_ram, replace=force, bounds=bounds,
         )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+def _check_data_free(*unfit: object) -> None:
+    if any(unfit):
+        raise UsageError(
+            "--data-free looks at no text and measures nothing; leave out --calibration, --finer, "
+            "--rounding, tuning and bounds, or leave out --data-free."
+        )
+
+
+def _build_data_free(
+    checkpoint: str,
+    output_path: Path,
+    lora: Path | None,
+    output: Output,
+    dry_run: bool,
+    **arguments: Any,
+) -> None:
+    with _checkpoint_of(checkpoint, output_path, lora, output) as source:
+        opened = open_checkpoint(source)
+        with stops_held_back():
+            from pliant.artifact import tensor_file_plan
+            from pliant.recipes.data_free import build_data_free, data_free_memory
+            from pliant.subnet import Subnet
+
+        planes = arguments["planes"]
+        plan = {
+            "checkpoint": str(opened.folder),
+            "artifact": str(output_path),
+            "architecture": opened.spec.architecture,
+            "parameters": Subnet.full(opened.spec).num_parameters,
+            "planes": planes,
+            "artifact_bytes": sum(f.size for f in tensor_file_plan(opened.spec, planes).values()),
+            "memory_bytes": data_free_memory(opened.spec, planes),
+            "rounding": "nearest",
+            "rounding_seconds": None,
+        }
+        if dry_run:
+            output.emit(plan, facts(_readable_plan(plan)))
+            return
+        output.note(_announcement(plan, checkpoint))
+        with resumable_stops(), output.progress() as progress:
+            receipt = build_data_free(source, output_path, progress=progress, **arguments)
+    output.emit(msgspec.to_builtins(receipt, str_keys=True), facts(_readable_receipt(receipt)))
+
+
+def _announcement(plan: dict[str, Any], checkpoint: str) -> str:
+    return (
+        f"building {plan['artifact']} from {checkpoint}: {plan['parameters']:,} parameters, "
+        f"{format_bytes(plan['artifact_bytes'])} on disk, "
+        f"about {format_bytes(plan['memory_bytes'])} of memory{_learning(plan)}"
+    )
 
 
 @contextmanager
@@ -228,24 +203,22 @@ def _plan(
     options = BuildOptions(**choices)
     limit = None if max_ram is None else MemoryLimit(max_ram)
     spec = checkpoint.spec
+    length = min(options.window_tokens, spec.max_context)
     record = read_record(checkpoint.folder, spec)
     tuning = TuneOptions(**tune) if tune else None
     adapters = tuning.adapters if tuning else record.adapters if record else None
     files = tensor_file_plan(spec, options.planes, adapters)
     memory_bytes = plan_memory(
-        spec, options.windows, min(options.window_tokens, spec.max_context), limit,
+        spec, options.windows, length, limit,
         rounding=options.rounding, adapters=adapters,
     ).total  # fmt: skip
     if tuning is not None:
         memory_bytes = max(memory_bytes, tuning_memory(spec, tuning).total)
     seconds = None
-    if options.rounding == "reconstruct":
-        from pliant.calibrate import ReconstructionOptions, reconstruction_seconds
+    if options.rounding != "nearest":
+        from pliant.recipes.rounding_time import rounding_seconds
 
-        length = min(options.window_tokens, spec.max_context)
-        seconds = reconstruction_seconds(
-            spec, options.windows, length, options.planes, ReconstructionOptions()
-        )
+        seconds = rounding_seconds(spec, options.rounding, options.windows, length, options.planes)
     return {
         "checkpoint": str(checkpoint.folder),
         "artifact": str(output_path),
@@ -255,7 +228,7 @@ def _plan(
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
         "rounding": options.rounding,
-        "reconstruction_seconds": seconds,
+        "rounding_seconds": seconds,
     }
 
 
@@ -285,9 +258,9 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _learning(plan: dict[str, Any]) -> str:
-    """How long the blocks will be learned, where they are."""
-    seconds = plan["reconstruction_seconds"]
-    return "" if seconds is None else f", about {format_seconds(seconds)} to learn all blocks"
+    """How long rounding will take, where it is more than writing."""
+    seconds = plan["rounding_seconds"]
+    return "" if seconds is None else f", about {format_seconds(seconds)} to round all blocks"
 
 
 def _build(
@@ -297,6 +270,7 @@ def _build(
     choices: dict[str, Any],
     tune: dict[str, Any] | None,
     tune_text: list[Path],
+    bounds: dict[str, float | None],
     **arguments: Any,
 ) -> BuildReceipt:
     with resumable_stops():
@@ -304,8 +278,10 @@ def _build(
             from pliant.recipes.build import build as build_artifact
             from pliant.recipes.build_options import BuildOptions
             from pliant.recipes.one_for_all import build_tuned
+            from pliant.recipes.quality import QualityBounds
             from pliant.tune import TuneOptions
         options = BuildOptions(**choices)
+        arguments["bounds"] = QualityBounds(**bounds)
         with output.progress() as progress:
             if tune is None:
                 return build_artifact(
@@ -347,7 +323,7 @@ def _quality_line(found: Receipt) -> tuple[str, object]:
 
 
 def _block_lines(receipt: BuildReceipt) -> list[tuple[str, object]]:
-    """The largest error of a learned block at each plane count; nothing where none was learned."""
+    """The largest error of a block at each plane count; nothing where none was measured."""
     found = receipt.block_errors
     if not found:
         return []
@@ -356,20 +332,30 @@ def _block_lines(receipt: BuildReceipt) -> list[tuple[str, object]]:
     return [("error of the worst block", f"{text} by planes, mean square")]
 
 
-def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
+def _loss_lines(receipt: BuildReceipt) -> list[tuple[str, object]]:
+    """Losses and what chose the depths; what an artifact without text lacks instead."""
+    dense = receipt.dense_loss
+    if dense is None:
+        return [("quality", "not measured: no text was looked at, and fit cannot choose cuts")]
     planes = "  ".join(
-        f"{count}: {loss / receipt.dense_loss - 1:+.2%}"
-        for count, loss in sorted(receipt.plane_losses.items())
+        f"{count}: {loss / dense - 1:+.2%}" for count, loss in sorted(receipt.plane_losses.items())
     )
-    announced = format_bytes(receipt.predicted_bytes)
     return [
-        ("artifact", f"{receipt.artifact}, {format_bytes(receipt.artifact_bytes)}"),
-        ("parameters", f"{receipt.num_parameters:,}"),
-        ("dense loss", f"{receipt.dense_loss:.4f} nats per token of the calibration text"),
+        ("dense loss", f"{dense:.4f} nats per token of the calibration text"),
         ("loss by planes", planes),
         *map(_quality_line, receipt.receipts),
         *_block_lines(receipt),
         ("depths chosen by", receipt.depth_method),
+    ]
+
+
+def _readable_receipt(receipt: BuildReceipt) -> list[tuple[str, object]]:
+    announced = format_bytes(receipt.predicted_bytes)
+    return [
+        ("artifact", f"{receipt.artifact}, {format_bytes(receipt.artifact_bytes)}"),
+        ("parameters", f"{receipt.num_parameters:,}"),
+        *_loss_lines(receipt),
+        *(("warning", text) for text in receipt.warnings),
         ("took", format_seconds(receipt.seconds) + (", resumed" if receipt.was_resumed else "")),
         ("peak memory", f"{format_bytes(receipt.peak_bytes)}, {announced} announced"),
     ]

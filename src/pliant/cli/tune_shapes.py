@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from pliant.cli.build import (
-    Calibration,
-    Force,
-    Offline,
-    Source,
-    TuneText,
-    go_offline,
-    open_checkpoint,
-    resumable_stops,
-    stops_held_back,
-)
+from pliant.cli.build import go_offline, open_checkpoint, resumable_stops, stops_held_back
+from pliant.cli.build_arguments import Calibration, Force, Offline, Source, TuneText
 from pliant.cli.options import DryRun, Json, MaxRam, Quiet, Seed
 from pliant.cli.output import Output, facts
 from pliant.errors import UsageError

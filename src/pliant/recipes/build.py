@@ -29,7 +29,8 @@ from pliant.artifact import (
 )
 from pliant.bits import EncodedMatrix, codecs
 from pliant.calibrate import (
-    BlockError,
+    BlockErrors,
+    block_errors,
     check_enough,
     find_depth_paths,
     find_width_orders,
@@ -59,7 +60,12 @@ from pliant.recipes.calibration_text import CalibrationTokens, calibration_windo
 from pliant.recipes.encoding import encoded_matrices
 from pliant.recipes.finer import Finer, find_finer
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
-from pliant.recipes.quality import check_quality, rounding_receipts
+from pliant.recipes.quality import (
+    WINDOWS,
+    QualityBounds,
+    measured_counts,
+    rounding_receipts,
+)
 from pliant.recipes.tuned_checkpoint import (
     ADAPTERS_FILE,
     TuningRecord,
@@ -67,6 +73,7 @@ from pliant.recipes.tuned_checkpoint import (
     read_record,
 )
 from pliant.runtime import Engine, Tokenizer
+from pliant.runtime.kernel_path import kernel_warnings
 from pliant.sensitivities import Sensitivities
 from pliant.shape import (
     DepthPath,
@@ -94,7 +101,7 @@ def build(
     max_ram: str | int | None = None,
     options: BuildOptions | None = None,
     replace: bool = False,
-    max_kl: float | None = None,
+    bounds: QualityBounds | None = None,
     progress: Progress = silent,
 ) -> BuildReceipt:
     """Make the artifact `output` (`X.pliant`) from a Hugging Face folder or hub id.
@@ -102,16 +109,17 @@ def build(
     `calibration` is a UTF-8 text, plain or `.xz`, with documents separated by lines
     `<|endoftext|>`; by default a packaged excerpt of public-domain books. `max_ram` (`"2GB"` or
     bytes) bounds the resident memory of the process: weights are then streamed block by block.
-    `replace` allows `output` to exist and discards a partial build of other inputs. `max_kl` bounds
-    how far all planes together may be from the dense model on held-out text, nats per token.
+    `replace` allows `output` to exist and discards a partial build of other inputs. `bounds`
+    say how far all planes together may be from the dense model on held-out text.
 
     Raises `UnsupportedError` before any weight is read where the model cannot be run,
-    `QualityFloorError` beyond `max_kl`, `CheckpointError`, `DataError`, `OutOfSpaceError` and
+    `QualityFloorError` beyond `bounds`, `CheckpointError`, `DataError`, `OutOfSpaceError` and
     `UsageError` as their names say; whatever happens, an existing `output` stays whole and finished
     work is taken up by the next call.
     """
     started = time.monotonic()
     options = options or BuildOptions()
+    bounds = bounds or QualityBounds()
     source = Checkpoint.open(checkpoint)
     tokenizer = Tokenizer.load(source.folder)
     tokens = calibration_windows(
@@ -144,9 +152,8 @@ def build(
         was_resumed = writer.is_resumed
         record = SourceRecord(source.folder.name, fingerprint)
         work = _Build(source, tokenizer, tokens, memory, options, tuned, loaded, writer, progress)
-        findings = work.run(record)
-        block_errors = work.block_errors()
-        check_quality(findings.receipts, max_kl)
+        findings, errors = work.run(record, bounds)
+        bounds.check_receipts(findings.receipts)
         artifact = writer.finish(findings)
     assert findings.sensitivities is not None and findings.default_depth_method is not None
     return BuildReceipt(
@@ -160,8 +167,9 @@ def build(
         peak_bytes=peak_memory_bytes(),
         predicted_bytes=memory.total,
         was_resumed=was_resumed,
+        warnings=kernel_warnings(),
         receipts=findings.receipts,
-        block_errors=block_errors,
+        block_errors=errors,
     )
 
 
@@ -179,7 +187,7 @@ class _Build:
     writer: ArtifactWriter
     progress: Progress
 
-    def run(self, source: SourceRecord) -> Findings:
+    def run(self, source: SourceRecord, bounds: QualityBounds) -> tuple[Findings, BlockErrors]:
         """All stages; what a run that was stopped has finished is taken from its folder."""
         orders = self._stage("orders.json", WidthOrders, self._find_orders)
         ordered = self._supernet(orders)
@@ -189,6 +197,8 @@ class _Build:
         finer = self._stage("finer.json", Finer, lambda: self._find_finer(ordered))
         self._write_weights(ordered)
         self._write_adapters()
+        errors = self._stage("block_errors.json", BlockErrors, lambda: self._errors(ordered))
+        bounds.check_blocks(errors)
         companions = self._write_companions()
         findings = Findings(
             source=source,
@@ -212,8 +222,9 @@ class _Build:
         receipts = self._stage(
             "receipts.json", tuple[Receipt, ...], lambda: self._receipts(ordered, artifact)
         )
-        self._write_golden(artifact)
-        return msgspec.structs.replace(findings, sensitivities=sensitivities, receipts=receipts)
+        write_golden(self.writer, artifact, self.tokenizer, self.progress)
+        found = msgspec.structs.replace(findings, sensitivities=sensitivities, receipts=receipts)
+        return found, errors
 
     def _stage(self, name: str, kind: type[Value], work: Callable[[], Value]) -> Value:
         """The stored result of a stage, or that of doing it now."""
@@ -287,7 +298,7 @@ class _Build:
         self.progress("encoding", done, len(names))
         encoded = encoded_matrices(
             ordered, left, codec, self.options.rounding, tokens_BT,
-            stored=self.writer.read_matrix, seed=self.options.seed, on_block=self._keep_error,
+            stored=self.writer.read_matrix, seed=self.options.seed,
         )  # fmt: skip
         for name, value in encoded:
             if isinstance(value, EncodedMatrix):
@@ -304,15 +315,14 @@ class _Build:
             if not self.writer.is_done(name):
                 self.writer.write_adapter(name, tensor.numpy())
 
-    def _keep_error(self, block: int, error: BlockError) -> None:
-        """Remember how far a learned block's output is from the dense one."""
-        known = self.block_errors() | {block: error.after}
-        self.writer.save_stage("block_errors.json", msgspec.json.encode(known))
-
-    def block_errors(self) -> dict[int, dict[int, float]]:
-        """Relative error of the output of each learned block, by plane count; may be empty."""
-        stored = self.writer.load_stage("block_errors.json")
-        return msgspec.json.decode(stored, type=dict[int, dict[int, float]]) if stored else {}
+    def _errors(self, ordered: Supernet) -> BlockErrors:
+        """How far each block's output is from the dense one, on held-out windows."""
+        codec = codecs[self.options.codec].with_planes(self.options.planes)
+        choices_BT = torch.from_numpy(self.tokens.choices_BT[:WINDOWS])
+        counts = measured_counts(self.options.planes)
+        return block_errors(
+            ordered.at(), choices_BT, codec, self.writer.read_matrix, counts, self.progress
+        )
 
     def _measure(
         self, ordered: Supernet, path: DepthPath, finer: Finer, artifact: Artifact
@@ -355,23 +365,24 @@ class _Build:
             self.writer.copy_file(folder / name)
         return tuple(found)
 
-    def _write_golden(self, artifact: Artifact) -> None:
-        """Logits and texts that a copy of this artifact has to reproduce, made by the engine."""
-        shortest = min(artifact.depth_path())
-        records = []
-        small = f"d{shortest}-w0.5-b{min(4, self.options.planes)}"
-        runs: tuple[tuple[str, Activations], ...] = (
-            ("", "float32"), ("", "int8"), (small, "float32"), (small, "int8"),
-        )  # fmt: skip
-        for address, activations in runs:
-            with Engine(artifact, artifact.subnet(address), activations=activations) as engine:
-                records.append(record_golden(engine, address, engine.kernels, activations))
-        self.writer.write_file("golden.json", golden_json(records))
-        with Engine(
-            artifact, artifact.subnet(), activations="float32", cache_type="float32"
-        ) as engine:
-            texts = record_golden_texts(engine, self.tokenizer, artifact.num_planes, self.progress)
-        self.writer.write_file(GOLDEN_TEXTS_FILE, golden_texts_json(texts))
+
+def write_golden(
+    writer: ArtifactWriter, artifact: Artifact, tokenizer: Tokenizer, progress: Progress
+) -> None:
+    """Logits and texts that a copy of this artifact has to reproduce, made by the engine."""
+    shortest = min(artifact.depth_path())
+    records = []
+    small = f"d{shortest}-w0.5-b{min(4, artifact.num_planes)}"
+    runs: tuple[tuple[str, Activations], ...] = (
+        ("", "float32"), ("", "int8"), (small, "float32"), (small, "int8"),
+    )  # fmt: skip
+    for address, activations in runs:
+        with Engine(artifact, artifact.subnet(address), activations=activations) as engine:
+            records.append(record_golden(engine, address, engine.kernels, activations))
+    writer.write_file("golden.json", golden_json(records))
+    with Engine(artifact, artifact.subnet(), activations="float32", cache_type="float32") as engine:
+        texts = record_golden_texts(engine, tokenizer, artifact.num_planes, progress)
+    writer.write_file(GOLDEN_TEXTS_FILE, golden_texts_json(texts))
 
 
 def _limit(max_ram: str | int | None) -> MemoryLimit | None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pliant.bits import Codec, CompensatedCodec, EncodedMatrix, ErrorFeedback, UniformCodec
 from pliant.calibrate import (
     SHARED_INPUTS,
-    BlockError,
     BlockReconstruction,
     MomentStream,
     ReconstructionOptions,
@@ -30,8 +29,6 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 #: Gives a matrix that an earlier run has stored, by its pliant name.
 Stored = Callable[[str], EncodedMatrix]
-#: Hears the error of each block that is learned.
-OnBlock = Callable[[int, BlockError], None]
 
 _INPUT_OF = {matrix: shared for shared, matrices in SHARED_INPUTS.items() for matrix in matrices}
 
@@ -45,7 +42,6 @@ def encoded_matrices(
     *,
     stored: Stored | None = None,
     seed: int = 0,
-    on_block: OnBlock | None = None,
 ) -> Iterator[tuple[str, EncodedMatrix | NDArray[np.float32]]]:
     """The tensors `names`, in the order of the spec: matrices encoded, vectors as fp32.
 
@@ -56,7 +52,7 @@ def encoded_matrices(
     and head are rounded to nearest: their rows are read one by one. `UnsupportedError` where the
     codec cannot.
     """
-    rounder = _rounder(supernet, codec, rounding, tokens_BT, stored, seed, on_block)
+    rounder = _rounder(supernet, codec, rounding, tokens_BT, stored, seed)
     for name in names:
         weight = supernet.weights[name].numpy()
         if weight.ndim == 1:
@@ -74,7 +70,6 @@ def _rounder(
     tokens_BT: torch.Tensor,
     stored: Stored | None,
     seed: int,
-    on_block: OnBlock | None,
 ) -> Callable[[str], EncodedMatrix] | None:
     """What encodes a matrix of a block by its name; None: each weight to nearest."""
     if rounding == "nearest":
@@ -90,7 +85,7 @@ def _rounder(
         raise UnsupportedError(
             f"The codec {codec.name} cannot be learned; build with rounding feedback."
         )
-    return _Reconstructed(supernet, codec, tokens_BT, compensated, stored, seed, on_block).encode
+    return _Reconstructed(supernet, codec, tokens_BT, compensated, stored, seed).encode
 
 
 class _Reconstructed:
@@ -104,12 +99,10 @@ class _Reconstructed:
         compensated: _Compensated,
         stored: Stored | None,
         seed: int,
-        on_block: OnBlock | None,
     ) -> None:
         self._codec = codec
         self._start = compensated
         self._stored = stored
-        self._on_block = on_block
         options = ReconstructionOptions(seed=seed)
         self._states = BlockReconstruction(supernet, tokens_BT, codec.planes, options)
         self._block = -1
@@ -145,12 +138,10 @@ class _Reconstructed:
         start = {
             matrix: self._codec.unpack(self._start.encode(name)) for matrix, name in names.items()
         }
-        learned, error = self._states.learn(block, start)
+        learned, _ = self._states.learn(block, start)
         self._encoded = {
             names[matrix]: self._codec.assemble(*codes) for matrix, codes in learned.items()
         }
-        if self._on_block:
-            self._on_block(block, error)
 
 
 class _Compensated:

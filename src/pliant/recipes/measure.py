@@ -9,6 +9,7 @@ from pliant.artifact import Artifact
 from pliant.costs import WorkingSet, subnet_memory
 from pliant.evaluate import TextLoss, Workload, evaluate_text, measure_speed
 from pliant.receipt import Conditions, Receipt
+from pliant.runtime.kernel_path import kernel_warnings
 from pliant.runtime.text_engine import Pliant
 from pliant.subnet import Subnet
 
@@ -56,7 +57,7 @@ def measure(
     cost = subnet_memory(subnet, WorkingSet(context=context), rank)
     with model.engine(subnet, threads=threads) as engine:
         loss = evaluate_text(engine.engine, engine.tokenizer, documents)
-        used = engine.engine.threads
+        used, kernels = engine.engine.threads, engine.engine.kernels
         # A prompt and a decoded stretch that every context holds.
         tokens = min(64, subnet.spec.max_context // 2)
         speed = measure_speed(
@@ -78,6 +79,7 @@ def measure(
             tokens=loss.tokens,
             context=context,
             threads=used,
+            kernels="; ".join((kernels, *kernel_warnings())),
             machine=f"{platform.system()} {platform.machine()}",
         ),
     )

@@ -30,6 +30,7 @@ from pliant.recipes.build import COMPANIONS, build
 from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
+from pliant.recipes.quality import QualityBounds
 from pliant.recipes.tuned_checkpoint import (
     TuneReceipt,
     TuningRecord,
@@ -137,7 +138,7 @@ def build_tuned(
     device: str = "cpu",
     max_ram: int | None = None,
     replace: bool = False,
-    max_kl: float | None = None,
+    bounds: QualityBounds | None = None,
     progress: Progress = silent,
     note: Note = lambda sentence: None,
 ) -> BuildReceipt:
@@ -155,7 +156,7 @@ def build_tuned(
     )  # fmt: skip
     receipt = build(
         tuned, output, calibration=calibration, options=options, max_ram=max_ram,
-        replace=replace, max_kl=max_kl, progress=progress,
+        replace=replace, bounds=bounds, progress=progress,
     )  # fmt: skip
     shutil.rmtree(folder)
     predicted = max(tuning.predicted_bytes, receipt.predicted_bytes)

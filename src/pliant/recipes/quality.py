@@ -9,12 +9,13 @@ import platform
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
-from pliant.calibrate import BATCH_SIZE, run_blocks
+from pliant.calibrate import BATCH_SIZE, BlockErrors, run_blocks
 from pliant.costs import WorkingSet, subnet_memory
 from pliant.errors import QualityFloorError, VerificationError
 from pliant.evaluate import kl_nats, token_nats
@@ -57,7 +58,7 @@ def rounding_receipts(
     tokens_BT = tokens_BT[:WINDOWS]
     last_BTD = run_blocks(dense, tokens_BT, BATCH_SIZE)
     num_bytes = sum(len(tokenizer.decode(window[1:]).encode()) for window in tokens_BT.tolist())
-    addresses = [*(f"b{count}" for count in COUNTS if count < artifact.num_planes), ""]
+    addresses = [*(f"b{count}" for count in measured_counts(artifact.num_planes)[:-1]), ""]
     receipts = []
     for done, address in enumerate(addresses):
         progress("receipts", done, len(addresses))
@@ -97,15 +98,43 @@ def rounding_receipts(
     return tuple(receipts)
 
 
-def check_quality(receipts: Sequence[Receipt], max_kl: float | None) -> None:
-    """`QualityFloorError` where the full model is further than `max_kl` nats from the dense one."""
-    full = receipts[-1]
-    if max_kl is not None and full.kl_nats is not None and full.kl_nats > max_kl:
-        raise QualityFloorError(
-            f"All planes together are {full.kl_nats:g} nats per token from the dense model and "
-            f"{max_kl:g} were allowed. What was built is kept: the same command with a larger "
-            "--max-kl finishes it; more --planes or another --rounding come closer."
-        )
+def measured_counts(planes: int) -> tuple[int, ...]:
+    """The plane counts that receipts and block errors are of, where `planes` are stored."""
+    return (*(count for count in COUNTS if count < planes), planes)
+
+
+class QualityBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How far all planes together may be from the dense model; None: no matter how far.
+
+    `max_kl`: nats per token. `max_block_error`: the error of any block's output, mean square
+    relative to what the dense block adds. A build that is further away keeps its work, so that one
+    with larger bounds finishes at once.
+    """
+
+    max_kl: float | None = None
+    max_block_error: float | None = None
+
+    def check_blocks(self, errors: BlockErrors) -> None:
+        """`QualityFloorError`, naming the worst block, where its error is beyond the bound."""
+        worst = max(errors, key=lambda block: max(errors[block].items())[1])
+        planes, error = max(errors[worst].items())
+        if self.max_block_error is not None and error > self.max_block_error:
+            raise QualityFloorError(
+                f"The output of block {worst} is off by {error:g} of what it adds with all "
+                f"{planes} planes and {self.max_block_error:g} was allowed. What was built is "
+                "kept: the same command with a larger --max-block-error goes on; more --planes "
+                "or another --rounding come closer."
+            )
+
+    def check_receipts(self, receipts: Sequence[Receipt]) -> None:
+        """`QualityFloorError` where the full model is further than `max_kl` from the dense one."""
+        full = receipts[-1]
+        if self.max_kl is not None and full.kl_nats is not None and full.kl_nats > self.max_kl:
+            raise QualityFloorError(
+                f"All planes together are {full.kl_nats:g} nats per token from the dense model "
+                f"and {self.max_kl:g} were allowed. What was built is kept: the same command with "
+                "a larger --max-kl finishes it; more --planes or another --rounding come closer."
+            )
 
 
 def _compared(

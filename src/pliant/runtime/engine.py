@@ -29,6 +29,7 @@ from pliant.runtime.assembly import (
     native_decoder,
 )
 from pliant.runtime.chunk import Chunk
+from pliant.runtime.kernel_path import kernel_path
 from pliant.runtime.switching import Entries, Switch, new_bytes, outcome_of
 from pliant.runtime.threads import usable_threads
 from pliant.subnet import Subnet
@@ -91,7 +92,7 @@ class Engine:
         self._subnet = subnet
         self._turn = threading.Lock()
         self._threads = usable_threads(threads)
-        self._kernels = _kernel_path()
+        self._kernels = kernel_path()
         config = decoder_config(subnet.spec, self._threads, activations, cache_type)
         if preload not in ("none", "ahead", "all", "lock"):
             raise UsageError(
@@ -310,11 +311,3 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _kernel_path() -> str:
-    """The fastest kernel path of this machine, or what PLIANT_ISA asks for if it is here."""
-    try:
-        return str(_native.kernels.best())
-    except ValueError as error:
-        raise UsageError(str(error)) from error
