@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 
 #: What an operator does: the class that a device has a rate and a calibration for.
@@ -21,12 +22,15 @@ class Widths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of a stored activation and cache value, and the arithmetic of products.
 
     Weights have a width of their own in the bit plan: four widths that published tools merge into
-    one. `cache_value_bytes` is 1 (int8, with an fp32 scale per key and value), 2 or 4. Products
+    one. `cache_value_bytes` is 1 (int8, with an fp32 scale per key and value), 2 or 4; `cache_bits`
+    of 4, 3 or 2 makes codes of what is older than `cache_window` tokens of a float16 one. Products
     take activations as int8 codes with a scale per 64 (`int8`), or as they are (`fp32`, `fp16`).
     """
 
     activation_bytes: int = 4
     cache_value_bytes: int = 2
+    cache_bits: int = 0
+    cache_window: int = 64
     arithmetic: Arithmetic = "int8"
 
     def __post_init__(self) -> None:
@@ -35,10 +39,17 @@ class Widths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"Activations of {self.activation_bytes} and cache values of "
                 f"{self.cache_value_bytes} bytes were asked for; use 2 or 4, and 1, 2 or 4."
             )
+        _ = self.cache  # checks its numbers
+
+    @property
+    def cache(self) -> CacheFormat:
+        """The format of the caches."""
+        bits = self.cache_bits or 8 * self.cache_value_bytes
+        return CacheFormat(bits=bits, window=self.cache_window)
 
     def entry_bytes(self, head_dim: int) -> int:
-        """Bytes of the key, or of the value, of one token and group."""
-        return head_dim * self.cache_value_bytes + (4 if self.cache_value_bytes == 1 else 0)
+        """Bytes of the key, or of the value, of one token and group as it is written."""
+        return self.cache.row_bytes(head_dim)
 
 
 class Operator(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from pliant.bits.cache import CacheType
 from pliant.costs import Graph, Step, Widths, step_graph
 from pliant.costs.calibration import TERMS, Calibration, Terms, step_seconds, step_terms
 from pliant.costs.least_squares import median_error, relative_fit
 from pliant.runtime import Chunk
-from pliant.runtime.assembly import CacheType
 from pliant.runtime.engine import Engine, KVCache
 from pliant.runtime.random_weights import RandomWeights
 from pliant.spec import ModelSpec
