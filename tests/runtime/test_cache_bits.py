@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pliant.bits.cache import CACHE_BITS, CacheFormat
 from pliant.errors import GenerationError, UsageError
+from pliant.evaluate.continuations import Continuation, score_continuations
 from pliant.runtime import Chunk, Engine
 from pliant.subnet import Subnet
 
@@ -222,7 +223,43 @@ def test_trees_are_checked_behind_codes(make_engine: EngineMaker) -> None:
     np.testing.assert_array_equal(feed(engine, cache, branch[:2]), plain)
 
 
+def test_scores_do_not_depend_on_their_order(make_engine: EngineMaker) -> None:
+    """Continuations share a long context only where a cut back to it is exact."""
+    engine, tokens = make_engine({"cache_type": "int2"}), tokens_of(520).tolist()
+    requests = [
+        Continuation(tuple(tokens[:begin]), tuple(tokens[begin:end]))
+        for begin, end in ((150, 400), (150, 155), (200, 201), (150, 330), (390, 420))
+    ]
+    alone = [score_continuations(engine, [request])[0] for request in requests]
+    assert score_continuations(engine, requests, lanes=1) == alone
+
+
 @pytest.mark.parametrize("options", [{"cache_type": "int5"}, {"cache_window": 48}])
 def test_formats_that_cannot_be(make_engine: EngineMaker, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="asked for; use"):
         make_engine({"cache_type": "int4", **options})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([0, 64, 128]), st.integers(1, 600), st.lists(st.integers(0, 600), max_size=4)
+)
+def test_exact_lengths_are_those_of_the_engine(
+    make_engine: EngineMaker, window: int, first: int, cuts: list[int]
+) -> None:
+    """What a scheduler believes of a cache that was cut and grew again, the cache says too."""
+    engine = make_engine(
+        {"cache_type": "int2", "cache_window": window}, num_blocks=1, block_windows=(0,)
+    )
+    cache, rules = engine.new_cache(600), engine.sequence_cache
+    engine.forward_chunk([Chunk(tokens_of(first), cache, logits="none")])
+    longest = first
+    for cut in cuts:
+        length = rules.exact_length(min(cut, cache.length), longest)
+        exact = length >= cache.exact_from or length == 0
+        assert exact or (window == 0 and length % 64 == 0)
+        cache.truncate(length)
+        grown = min(70, 600 - length)
+        if grown:
+            engine.forward_chunk([Chunk(tokens_of(grown), cache, logits="none")])
+        longest = max(longest, cache.length)

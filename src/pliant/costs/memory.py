@@ -47,6 +47,13 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"{self.chunk} cannot run; contexts are 0 or more, the others 1 or more."
             )
 
+    @classmethod
+    def of(cls, context: int, cache: CacheFormat) -> WorkingSet:
+        """One sequence that decodes, with a cache of this format."""
+        if cache.is_coded:
+            return cls(context=context, cache_bits=cache.bits, cache_window=cache.window)
+        return cls(context=context, cache_value_bytes=cache.bits // 8)
+
     @property
     def cache(self) -> CacheFormat:
         """The format of the caches."""
