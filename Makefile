@@ -41,6 +41,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py
 	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/kv_bits.py
 	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/head_screen.py
 	$(BIN)/python benchmarks/vs_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON),--types none)

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 
 from pliant._native import kernels
+from pliant.bits.cache import CacheType
 from pliant.data import read_documents
 from pliant.evaluate import evaluate_text
 from pliant.recipes.build import build
 from pliant.recipes.demo import demo_checkpoint, heldout_text
-from pliant.runtime.assembly import Activations, CacheType
+from pliant.runtime.assembly import Activations
 from pliant.runtime.text_engine import Pliant, open_artifact
 
 ROOT = Path(__file__).parents[1]

@@ -23,10 +23,10 @@ import msgspec
 import numpy as np
 
 from pliant._native import kernels
+from pliant.bits.cache import CACHE_BITS, CacheFormat, CacheType
 from pliant.costs import decode_traffic
 from pliant.measurement import Measurement
 from pliant.recipes.bench import machine_text
-from pliant.runtime.assembly import CACHE_VALUE_BYTES, CacheType
 from pliant.runtime.bandwidth import read_rate
 from pliant.runtime.chunk import Chunk
 from pliant.runtime.engine import Engine
@@ -80,7 +80,9 @@ def measured(
                 decode[length] += step_seconds(engine, cache, length, 1, runs)
                 prefill[length] += step_seconds(engine, cache, length, CHUNK, 1)
         for length in contexts:
-            num_bytes = decode_traffic(subnet, length, CACHE_VALUE_BYTES[cache_type]).cache_bytes
+            num_bytes = decode_traffic(
+                subnet, length, cache=CacheFormat.of_type(cache_type)
+            ).cache_bytes
             yield {
                 "shape": shape,
                 "cache": cache_type,
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     contexts = QUICK_CONTEXTS if options.quick else CONTEXTS
-    types = [name for name in CACHE_VALUE_BYTES if not options.quick or name != "float32"]
+    types = [name for name in CACHE_BITS if not options.quick or name != "float32"]
     lines = []
     for shape in options.shapes:
         for threads in options.threads:

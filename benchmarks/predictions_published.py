@@ -14,7 +14,7 @@ from pliant.costs.experts import Experts
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
-_FP16 = Widths(activation_bytes=2, cache_value_bytes=2, arithmetic="fp16")
+_FP16 = Widths(activation_bytes=2, arithmetic="fp16")
 #: A100 80 GB as the long-context study counts it: fp16 operations/s and byte/s.
 _PEAK, _BANDWIDTH = 312e12, 2.039e12
 

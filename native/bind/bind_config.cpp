@@ -43,6 +43,8 @@ void bind_config(nb::module_& m) {
       .def_rw("logit_softcap", &DecoderConfig::logit_softcap)
       .def_rw("mode", &DecoderConfig::mode)
       .def_rw("cache_type", &DecoderConfig::cache_type)
+      .def_rw("cache_bits", &DecoderConfig::cache_bits)
+      .def_rw("cache_window", &DecoderConfig::cache_window)
       .def_rw("threads", &DecoderConfig::threads)
       .def_rw("check_finite", &DecoderConfig::check_finite)
       .def_rw("preload", &DecoderConfig::preload)

@@ -160,6 +160,7 @@ void bind_cache(nb::module_& m) {
       .def_prop_ro("length", &KVCache::length)
       .def_prop_ro("capacity", &KVCache::capacity)
       .def_prop_ro("num_bytes", &KVCache::num_bytes)
+      .def_prop_ro("exact_from", &KVCache::exact_from)
       .def_prop_ro("positions",
                    [](const KVCache& cache) {
                      const auto positions = cache.positions();

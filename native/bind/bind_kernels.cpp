@@ -19,6 +19,7 @@
 #include "base/threads.h"
 #include "bind/arrays.h"
 #include "bind/bindings.h"
+#include "kernels/cache_codes.h"
 #include "kernels/measure.h"
 #include "ops/attention.h"
 
@@ -212,6 +213,32 @@ struct StoredEntries {
   }
 };
 
+// The same as a coded cache holds them: codes of the first units, a ring of the others.
+struct CodedEntries {
+  static constexpr int kRingUnits = 3;
+  int folded_units = 0;
+  std::vector<uint8_t> units;
+  std::vector<uint16_t> ring;
+
+  CodedEntries(const StoredEntries& stored, int bits, int head_dim, bool is_key) {
+    if (bits == 0) return;
+    const uint16_t* rows = reinterpret_cast<const uint16_t*>(stored.rows.data());
+    const size_t unit_values = size_t(kCacheUnit) * size_t(head_dim);
+    const int entries = int(stored.scales.size());
+    folded_units = std::max(0, entries / kCacheUnit - 2);
+    units.resize(size_t(folded_units) * coded_unit_bytes(bits, head_dim));
+    ring.resize(kRingUnits * unit_values);
+    for (int unit = 0; unit < folded_units; ++unit)
+      encode_unit(rows + size_t(unit) * unit_values, bits, head_dim, is_key,
+                  units.data() + size_t(unit) * coded_unit_bytes(bits, head_dim));
+    for (int entry = folded_units * kCacheUnit; entry < entries; ++entry) {
+      const int row = entry / kCacheUnit % kRingUnits * kCacheUnit + entry % kCacheUnit;
+      std::copy_n(rows + size_t(entry) * size_t(head_dim), head_dim,
+                  ring.data() + size_t(row) * size_t(head_dim));
+    }
+  }
+};
+
 // queries are [rows, head_dim], keys and values [entries, head_dim]; stored as `cache` first. Each
 // row sees the entries [begins, ends) that are visible.
 auto attend(const std::string& isa, const Matrix<float>& queries, const Matrix<float>& keys,
@@ -226,7 +253,9 @@ auto attend(const std::string& isa, const Matrix<float>& queries, const Matrix<f
   require(!log_weights || log_weights->size() == entries, "one log weight for each entry");
   require(!visible || (visible->shape(0) == rows && visible->shape(1) == entries),
           "visible must be [queries, entries]");
-  const CacheType type = cache_type_named(cache);
+  // int4, int3 and int2: all whole units but the last two are codes, in a ring of three units.
+  const bool coded = cache == "int4" || cache == "int3" || cache == "int2";
+  const CacheType type = coded ? CacheType::kFloat16 : cache_type_named(cache);
   const StoredEntries stored_keys(kernels, keys, type), stored_values(kernels, values, type);
   auto y = zeros<float>({rows, head_dim});
   std::vector<AttentionRow> row_calls(rows);
@@ -254,6 +283,18 @@ auto attend(const std::string& isa, const Matrix<float>& queries, const Matrix<f
   call.softcap = softcap;
   call.rows = row_calls.data();
   call.num_rows = int(rows);
+  const int bits = coded ? cache[3] - '0' : 0;
+  const CodedEntries coded_keys(stored_keys, bits, int(head_dim), true);
+  const CodedEntries coded_values(stored_values, bits, int(head_dim), false);
+  const AlignedBuffer<float> decoded(decoded_floats(int(head_dim)));
+  if (coded) {
+    call.keys = coded_keys.ring.data(), call.values = coded_values.ring.data();
+    call.coded_keys = coded_keys.units.data(), call.coded_values = coded_values.units.data();
+    call.coded_bits = bits;
+    call.folded = coded_keys.folded_units * kCacheUnit;
+    call.ring_units = CodedEntries::kRingUnits;
+    call.decoded = const_cast<float*>(decoded.data());
+  }
   AttentionParts parts;
   parts.reserve(3 * rows, int(head_dim));
   attend_in_chunks(kernels, call, parts);

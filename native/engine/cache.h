@@ -1,6 +1,7 @@
 // The keys and values of one sequence.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "kernels/cache_codes.h"
 #include "kernels/kernels.h"
 
 namespace pliant {
@@ -18,6 +20,8 @@ class KVCache;
 // What all caches of one decoder have in common, and those that are alive.
 struct CacheLayout {
   CacheType type = CacheType::kFloat16;
+  int bits = 0;    // of entries older than the window, in coded units; 0: all are of `type`
+  int window = 0;  // entries, whole units
   int head_dim = 0;
   int max_context = 0;
   std::vector<int> blocks;  // the kept blocks, ascending indices of the dense model
@@ -36,14 +40,32 @@ struct CacheLayout {
   // Scales of the keys, or of the values, of one entry of one group.
   size_t num_scales() const { return type == CacheType::kInt8 ? 1 : 0; }
   size_t num_groups() const;  // of all blocks
-  // Bytes of one entry: keys and values with their scales, token, position and log-weight.
-  size_t entry_bytes() const;
+  int window_units() const { return window / kCacheUnit; }
+  // Of a cache for `capacity` tokens, for the keys or values of one group: rows of `type` (with
+  // bits, those of a ring of units), and units that may be coded.
+  int num_rows(int capacity) const;
+  int num_coded(int capacity) const;
+  size_t unit_bytes() const { return bits == 0 ? 0 : coded_unit_bytes(bits, head_dim); }
+  // All bytes: keys and values with their scales; token, position and log-weight of each entry.
+  size_t num_bytes(int capacity) const;
+};
+
+// What of a cache is held as codes: the units before `folded`; fp16 rows are there from unit
+// `first_row_unit` on, which is never behind it.
+struct Folding {
+  int folded = 0;
+  int first_row_unit = 0;
 };
 
 // K and V of one sequence, per kept block and KV group `[capacity][head_dim]` (and `[capacity]`
 // scales where they are int8), with the token, the original position and a log-weight for each
 // entry: a weight w stands for exp(w) equal entries, which is what cache policies that merge
 // entries need.
+//
+// With bits, entries go by units of kCacheUnit. A token of unit k sees the units before
+// k - window_units() as codes, and the later ones as fp16 rows, which lie in a ring that has room
+// for one unit more than that. So what a token sees depends on its place alone, and a cut of the
+// last kCacheUnit entries or fewer finds everything that it needs.
 //
 // All memory is reserved at once and resident only where entries were written.
 class KVCache {
@@ -57,16 +79,36 @@ class KVCache {
   const CacheLayout& layout() const { return *layout_; }
   int length() const { return length_; }
   int capacity() const { return capacity_; }
-  size_t num_bytes() const { return layout_->entry_bytes() * capacity_; }
+  size_t num_bytes() const { return layout_->num_bytes(capacity_); }
 
   // The entries of one group of kept block `place`.
   std::byte* keys(int place, int group) {
-    return data_.data() + stripe(place, group, 0) * row_bytes();
+    return data_.data() + stripe(place, group, 0) * size_t(num_rows_) * row_bytes();
   }
   std::byte* values(int place, int group) {
-    return data_.data() + stripe(place, group, 1) * row_bytes();
+    return data_.data() + stripe(place, group, 1) * size_t(num_rows_) * row_bytes();
   }
   size_t row_bytes() const { return layout_->row_bytes(); }
+  // The row of an entry among them.
+  size_t row_of(int entry) const {
+    if (layout_->bits == 0) return size_t(entry);
+    return size_t(entry / kCacheUnit % ring_units() * kCacheUnit + entry % kCacheUnit);
+  }
+  int ring_units() const { return num_rows_ / kCacheUnit; }
+  // Their coded units; nullptr without bits.
+  uint8_t* coded(int place, int group, bool is_key) {
+    return codes_.data() + stripe(place, group, is_key ? 0 : 1) * stripe_codes();
+  }
+  // Units that are read as codes by the last token, and those that a token at `entry` reads so.
+  int folded_units() const { return folding_.folded; }
+  int folded_at(int entry) const {
+    if (layout_->bits == 0) return 0;
+    return std::max(folding_.folded, entry / kCacheUnit - layout_->window_units());
+  }
+  // Codes the units [begin, end) of one group.
+  void fold(int place, int group, int begin, int end);
+  // The shortest length to which this cache can be cut and be as if it had never been longer.
+  int exact_from() const;
   // Their scales `[capacity]`; nullptr unless the cache is int8.
   float* key_scales(int place, int group) { return scales(place, group, 0); }
   float* value_scales(int place, int group) { return scales(place, group, 1); }
@@ -90,7 +132,17 @@ class KVCache {
   }
   // Makes the `count` entries after the last one part of the cache.
   void append(int count);
+  // With bits, below exact_from(), entries of the window that only codes are left of stay codes,
+  // and a unit that is begun again is decoded.
   void truncate(int length);
+  // What undoes the appending of up to `coming` tokens exactly, wherever they end.
+  struct Mark {
+    int length = 0;
+    Folding folding;
+    std::vector<std::byte> rows;  // empty where the ring keeps them
+  };
+  Mark mark(int coming) const;
+  void undo(const Mark& mark, int coming);
   std::unique_ptr<KVCache> clone() const { return copy(length_, capacity_); }
   // The first `length` entries in a cache of their own, with room for `capacity`.
   std::unique_ptr<KVCache> copy(int length, int capacity) const;
@@ -108,21 +160,37 @@ class KVCache {
   bool is_busy() const { return busy_.load(std::memory_order_acquire); }
 
  private:
-  // Entries before those of the keys (0) or values (1) of a group.
+  // The number of the keys (0) or values (1) of a group.
   size_t stripe(int place, int group, int values) const {
-    return (2 * (first_group_[place] + group) + values) * size_t(capacity_);
+    return 2 * (first_group_[place] + group) + values;
   }
+  size_t stripe_codes() const { return size_t(layout_->num_coded(capacity_)) * unit_bytes(); }
+  size_t unit_bytes() const { return layout_->unit_bytes(); }
   float* scales(int place, int group, int values) {
-    return scales_.size() == 0 ? nullptr : scales_.data() + stripe(place, group, values);
+    if (scales_.size() == 0) return nullptr;
+    return scales_.data() + stripe(place, group, values) * size_t(capacity_);
   }
+  // What a cut to `length` leaves.
+  Folding cut_to(int length) const;
+  // The first `length` entries of stripe `from` into stripe `to_stripe` of `to`, whose folding has
+  // been set; it may be this cache.
+  void copy_stripe(size_t from, KVCache& to, size_t to_stripe, int length) const;
+  // The rows of a unit of one stripe, made anew from its codes.
+  void restore_row_unit(size_t stripe, int unit);
+  // The folding, and then the entries, tokens and positions of a cache of the first `length`.
+  void begin_copy(KVCache& to, int length) const;
+  void end_copy(KVCache& to, int length) const;
 
   std::shared_ptr<const CacheLayout> layout_;
   size_t max_bytes_ = 0;
   int capacity_ = 0;
   int length_ = 0;
   int num_ascending_ = 0;
+  int num_rows_ = 0;  // of `type`, per stripe
+  Folding folding_;
   std::vector<size_t> first_group_;  // of each kept block, counted over all blocks
   AlignedBuffer<std::byte> data_;
+  AlignedBuffer<uint8_t> codes_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> positions_;
   AlignedBuffer<int32_t> tokens_;

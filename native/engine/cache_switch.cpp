@@ -20,12 +20,7 @@ std::unique_ptr<KVCache> KVCache::empty_for(std::shared_ptr<const CacheLayout> l
 std::unique_ptr<KVCache> KVCache::kept_for(std::shared_ptr<const CacheLayout> layout) const {
   auto copy = empty_for(std::move(layout));
   const CacheLayout& wanted = copy->layout();
-  const auto copy_stripe = [&](auto& to, size_t to_stripe, const auto& from, size_t from_stripe,
-                               size_t row_size) {
-    if (from.size() > 0 && length_ > 0)
-      std::copy_n(from.data() + from_stripe * row_size, size_t(length_) * row_size,
-                  to.data() + to_stripe * row_size);
-  };
+  begin_copy(*copy, length_);
   for (size_t place = 0; place < wanted.blocks.size(); ++place) {
     const auto found =
         std::find(layout_->blocks.begin(), layout_->blocks.end(), wanted.blocks[place]);
@@ -36,17 +31,11 @@ std::unique_ptr<KVCache> KVCache::kept_for(std::shared_ptr<const CacheLayout> la
                        std::to_string(wanted.blocks[place]) + "; " +
                        std::to_string(wanted.groups[place]) + " are needed.");
     for (int group = 0; group < wanted.groups[place]; ++group)
-      for (int values = 0; values < 2; ++values) {
-        const size_t to = copy->stripe(int(place), group, values);
-        const size_t from = stripe(int(from_place), group, values);
-        copy_stripe(copy->data_, to, data_, from, row_bytes());
-        copy_stripe(copy->scales_, to, scales_, from, 1);
-      }
+      for (int values = 0; values < 2; ++values)
+        copy_stripe(stripe(int(from_place), group, values), *copy,
+                    copy->stripe(int(place), group, values), length_);
   }
-  std::copy_n(positions_.data(), length_, copy->positions_.data());
-  std::copy_n(tokens_.data(), length_, copy->tokens_.data());
-  copy->append(length_);
-  if (log_weights_.size() > 0) copy->set_log_weights({log_weights_.data(), size_t(length_)});
+  end_copy(*copy, length_);
   return copy;
 }
 
@@ -60,8 +49,11 @@ void KVCache::exchange(KVCache& other) noexcept {
   std::swap(capacity_, other.capacity_);
   std::swap(length_, other.length_);
   std::swap(num_ascending_, other.num_ascending_);
+  std::swap(num_rows_, other.num_rows_);
+  std::swap(folding_, other.folding_);
   std::swap(first_group_, other.first_group_);
   std::swap(data_, other.data_);
+  std::swap(codes_, other.codes_);
   std::swap(scales_, other.scales_);
   std::swap(positions_, other.positions_);
   std::swap(tokens_, other.tokens_);

@@ -37,22 +37,33 @@ class CacheHold {
         release();
         throw UsageError("A cache is in use by another forward pass; run one after the other.");
       }
-      held_.push_back({sequence.cache, sequence.cache->length()});
+      held_.push_back({sequence.cache, {}, sequence.size()});
+    }
+    try {
+      for (Held& held : held_) held.mark = held.cache->mark(held.coming);
+    } catch (...) {
+      release();
+      throw;
     }
   }
   ~CacheHold() { release(); }
 
   // Takes back what was appended since the hold began.
   void undo() {
-    for (const auto& [cache, length] : held_) cache->truncate(length);
+    for (const Held& held : held_) held.cache->undo(held.mark, held.coming);
   }
 
  private:
   void release() {
-    for (const auto& held : held_) held.first->release();
+    for (const Held& held : held_) held.cache->release();
     held_.clear();
   }
-  std::vector<std::pair<KVCache*, int>> held_;
+  struct Held {
+    KVCache* cache;
+    KVCache::Mark mark;
+    int coming;
+  };
+  std::vector<Held> held_;
 };
 
 }  // namespace
@@ -68,6 +79,8 @@ Decoder::Decoder(DecoderConfig config, DecoderWeights weights)
       pool_(config_.threads),
       crew_(config_.threads) {
   cache_layout_->type = config_.cache_type;
+  cache_layout_->bits = config_.cache_bits;
+  cache_layout_->window = config_.cache_window;
   cache_layout_->head_dim = config_.head_dim;
   cache_layout_->max_context = config_.max_context;
   const std::vector<int> windows = distinct_windows(weights_);

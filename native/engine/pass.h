@@ -132,14 +132,16 @@ class ForwardPass {
   // The chunks of the context that a tile of tokens sees, where windows are of one kind.
   Share chunks_of(const TokenTile& tile, int window_kind) const;
   void plan_attention();
-  bool splits_context(size_t place) const;
+  using Tiles = std::span<const TokenTile>;
+  bool splits_context(size_t place, Tiles tiles) const;
+  void attend_phase(size_t place, Tiles tiles);
   // Rotates queries and key of a token and stores its key and value.
   void enter_group(size_t place, int token, int group) const;
-  AttentionCall attention_call(size_t place, const TokenTile& tile, int group,
-                               AttentionRow* rows) const;
+  AttentionCall attention_call(size_t place, const TokenTile& tile, int group, AttentionRow* rows,
+                               int worker) const;
   void attend_tile(size_t place, const TokenTile& tile, int group, int worker) const;
-  void attend_context(size_t place);
-  void attend_chunk(size_t place, int tile_index, int group, int chunk) const;
+  void attend_context(size_t place, Tiles tiles);
+  void attend_chunk(size_t place, Tiles tiles, int task, int worker) const;
   void rotate_head(float* head, const BlockWeights& block, const std::vector<float>& norm,
                    int token) const;
   void expand_share(const BlockWeights& block, std::span<const Product> products,

@@ -29,56 +29,60 @@ void ForwardPass::plan_attention() {
       const Share chunks = chunks_of(tile, kind);
       most_chunks_[size_t(kind)] = std::max(most_chunks_[size_t(kind)], chunks.end - chunks.begin);
     }
-  for (size_t place = 0; place < weights_.blocks.size(); ++place) {
-    if (!splits_context(place)) continue;
-    const size_t tiles = step_.tiles().size() * size_t(weights_.blocks[place].groups);
-    workspace_.reserve_context(tiles, tiles * size_t(most_chunks_[size_t(window_kinds_[place])]),
-                               config_.tile_rows(), config_.head_dim);
-  }
+  for (size_t place = 0; place < weights_.blocks.size(); ++place)
+    for (const Tiles tiles : step_.phases()) {
+      if (!splits_context(place, tiles)) continue;
+      const size_t places = tiles.size() * size_t(weights_.blocks[place].groups);
+      const size_t chunks = size_t(most_chunks_[size_t(window_kinds_[place])]);
+      workspace_.reserve_context(places, places * chunks, config_.tile_rows(), config_.head_dim);
+    }
 }
 
 // Whole tiles and groups need no parts kept, so the context is split only where they are too few
 // to occupy all workers alike.
-bool ForwardPass::splits_context(size_t place) const {
-  const int tasks = int(step_.tiles().size()) * weights_.blocks[place].groups;
+bool ForwardPass::splits_context(size_t place, Tiles tiles) const {
+  const int tasks = int(tiles.size()) * weights_.blocks[place].groups;
   return workers_ > 1 && most_chunks_[size_t(window_kinds_[place])] > 1 && tasks % workers_ != 0 &&
          tasks < kEnoughTasks * workers_;
 }
 
 void ForwardPass::attend(size_t place) {
-  const BlockWeights& block = weights_.blocks[place];
-  const std::span<const TokenTile> tiles = step_.tiles();
-  const int num_tasks = int(tiles.size()) * block.groups;
-  const bool split_context = splits_context(place);
+  for (const Tiles tiles : step_.phases()) attend_phase(place, tiles);
+  check_rows(workspace_.attended, weights_.blocks[place].q.matrix.rows, num_tokens_, place,
+             "attention");
+}
+
+void ForwardPass::attend_phase(size_t place, Tiles tiles) {
+  const int groups = weights_.blocks[place].groups;
+  const int num_tasks = int(tiles.size()) * groups;
+  const bool split_context = splits_context(place, tiles);
+  const auto enter_tile = [&](const TokenTile& tile, int group) {
+    for (int token = tile.begin; token < tile.end; ++token) enter_group(place, token, group);
+  };
   // Where no token looks at another of the step, or tokens come in order, a worker can attend to
   // an entry as soon as it has stored it.
   if (workers_ == 1 || (step_.one_token_each() && !split_context)) {
     split([&](int worker, int workers) {
       const Share share = share_of(num_tasks, worker, workers);
       for (int task = share.begin; task < share.end; ++task) {
-        const TokenTile& tile = tiles[size_t(task / block.groups)];
-        const int group = task % block.groups;
-        for (int token = tile.begin; token < tile.end; ++token) enter_group(place, token, group);
-        attend_tile(place, tile, group, worker);
+        const TokenTile& tile = tiles[size_t(task / groups)];
+        enter_tile(tile, task % groups);
+        attend_tile(place, tile, task % groups, worker);
       }
     });
-  } else {
-    split([&](int worker, int workers) {
-      const Share share = share_of(num_tokens_ * block.groups, worker, workers);
-      for (int task = share.begin; task < share.end; ++task)
-        enter_group(place, task / block.groups, task % block.groups);
-    });
-    if (split_context) {
-      attend_context(place);
-    } else {
-      // Dealt out in turn: later tokens see more entries.
-      split([&](int worker, int workers) {
-        for (int task = worker; task < num_tasks; task += workers)
-          attend_tile(place, tiles[size_t(task / block.groups)], task % block.groups, worker);
-      });
-    }
+    return;
   }
-  check_rows(workspace_.attended, block.q.matrix.rows, num_tokens_, place, "attention");
+  split([&](int worker, int workers) {
+    const Share share = share_of(num_tasks, worker, workers);
+    for (int task = share.begin; task < share.end; ++task)
+      enter_tile(tiles[size_t(task / groups)], task % groups);
+  });
+  if (split_context) return attend_context(place, tiles);
+  // Dealt out in turn: later tokens see more entries.
+  split([&](int worker, int workers) {
+    for (int task = worker; task < num_tasks; task += workers)
+      attend_tile(place, tiles[size_t(task / groups)], task % groups, worker);
+  });
 }
 
 void ForwardPass::rotate_head(float* head, const BlockWeights& block,
@@ -101,7 +105,9 @@ void ForwardPass::enter_group(size_t place, int token, int group) const {
   rotate_head(key, block, block.k_norm, token);
   const StepToken& target = step_.tokens()[size_t(token)];
   KVCache& cache = *target.cache;
-  const size_t offset = size_t(target.entry) * cache.row_bytes();
+  if (target.folded > target.folded_before)
+    cache.fold(int(place), group, target.folded_before, target.folded);
+  const size_t offset = cache.row_of(target.entry) * cache.row_bytes();
   float* key_scales = cache.key_scales(int(place), group);
   float* value_scales = cache.value_scales(int(place), group);
   const bool scaled = key_scales != nullptr;
@@ -113,8 +119,9 @@ void ForwardPass::enter_group(size_t place, int token, int group) const {
 }
 
 AttentionCall ForwardPass::attention_call(size_t place, const TokenTile& tile, int group,
-                                          AttentionRow* rows) const {
-  KVCache& cache = *step_.tokens()[size_t(tile.begin)].cache;
+                                          AttentionRow* rows, int worker) const {
+  const StepToken& first = step_.tokens()[size_t(tile.begin)];
+  KVCache& cache = *first.cache;
   const int size = config_.head_dim;
   AttentionCall call;
   call.keys = cache.keys(int(place), group);
@@ -124,6 +131,14 @@ AttentionCall ForwardPass::attention_call(size_t place, const TokenTile& tile, i
   call.log_weights = cache.log_weights();
   call.type = config_.cache_type;
   call.head_dim = size;
+  call.coded_bits = config_.cache_bits;
+  if (call.coded_bits > 0) {
+    call.coded_keys = cache.coded(int(place), group, true);
+    call.coded_values = cache.coded(int(place), group, false);
+    call.folded = first.folded * kCacheUnit;
+    call.ring_units = cache.ring_units();
+    call.decoded = workspace_.attention[size_t(worker)].decoded.data();
+  }
   call.scale = config_.attention_scale;
   call.softcap = config_.attention_softcap;
   call.rows = rows;
@@ -147,28 +162,30 @@ AttentionCall ForwardPass::attention_call(size_t place, const TokenTile& tile, i
 
 void ForwardPass::attend_tile(size_t place, const TokenTile& tile, int group, int worker) const {
   TileRows& own = workspace_.attention[size_t(worker)];
-  attend_in_chunks(kernels_, attention_call(place, tile, group, own.rows.data()), own.parts);
+  attend_in_chunks(kernels_, attention_call(place, tile, group, own.rows.data(), worker),
+                   own.parts);
 }
 
-void ForwardPass::attend_context(size_t place) {
-  const int groups = weights_.blocks[place].groups;
+void ForwardPass::attend_context(size_t place, Tiles tiles) {
   const int chunks = most_chunks_[size_t(window_kinds_[place])];
-  const int num_tasks = int(step_.tiles().size()) * groups * chunks;
+  const int num_tasks = int(tiles.size()) * weights_.blocks[place].groups * chunks;
   split([&](int worker, int workers) {
     const Share share = share_of(num_tasks, worker, workers);
-    for (int task = share.begin; task < share.end; ++task)
-      attend_chunk(place, task / chunks / groups, task / chunks % groups, task % chunks);
+    for (int task = share.begin; task < share.end; ++task) attend_chunk(place, tiles, task, worker);
   });
 }
 
-void ForwardPass::attend_chunk(size_t place, int tile_index, int group, int chunk) const {
-  const TokenTile& tile = step_.tiles()[size_t(tile_index)];
+// Tasks are numbered by tile, then group, then chunk.
+void ForwardPass::attend_chunk(size_t place, Tiles tiles, int task, int worker) const {
+  const int groups = weights_.blocks[place].groups;
   const int most_chunks = most_chunks_[size_t(window_kinds_[place])];
-  const size_t place_in_parts = size_t(tile_index) * size_t(weights_.blocks[place].groups) + group;
+  const int chunk = task % most_chunks, group = task / most_chunks % groups;
+  const TokenTile& tile = tiles[size_t(task / most_chunks / groups)];
+  const size_t place_in_parts = size_t(task / most_chunks);
   const size_t first = place_in_parts * size_t(most_chunks) * size_t(config_.tile_rows());
   AttentionParts& parts = workspace_.context.parts;
   AttentionRow* rows = parts.rows.data() + first + size_t(chunk) * size_t(config_.tile_rows());
-  AttentionCall call = attention_call(place, tile, group, rows);
+  AttentionCall call = attention_call(place, tile, group, rows, worker);
   const Share chunks{call.begin / kContextChunk, ceil_div(call.end, kContextChunk)};
   if (chunks.begin + chunk < chunks.end) {
     for (int row = 0; row < call.num_rows; ++row)

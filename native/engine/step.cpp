@@ -94,6 +94,7 @@ bool Step::take(std::span<const Sequence> sequences, std::span<int> done) {
     done[index] = end;
   }
   if (tokens_.empty()) return false;
+  find_phases();
   find_sights();
   return true;
 }
@@ -103,8 +104,15 @@ void Step::add_tokens(const Part& part) {
   KVCache& cache = *sequence.cache;
   const int next = cache.next_position();
   const int first = int(tokens_.size()), last = first + part.end - part.begin;
-  for (int begin = first; begin < last; begin += tile_tokens_)
-    tiles_.push_back({begin, std::min(begin + tile_tokens_, last)});
+  const bool coded = cache.layout().bits > 0;
+  const int first_unit = cache.length() / kCacheUnit;
+  for (int begin = first, end = first; begin < last; begin = end) {
+    const int entry = cache.length() + begin - first;
+    end = std::min(begin + tile_tokens_, last);
+    if (coded) end = std::min(end, begin + kCacheUnit - entry % kCacheUnit);
+    tiles_.push_back({begin, end, coded ? entry / kCacheUnit - first_unit : 0});
+  }
+  int folded = cache.folded_units();
   for (int index = part.begin; index < part.end; ++index) {
     const int offset = index - part.begin;
     const int position =
@@ -112,8 +120,22 @@ void Step::add_tokens(const Part& part) {
     const int entry = cache.length() + offset;
     if (index >= sequence.size() - sequence.num_logits)
       logit_tokens_.push_back(int(tokens_.size()));
-    tokens_.push_back({&cache, sequence.tokens[size_t(index)], position, entry});
+    tokens_.push_back(
+        {&cache, sequence.tokens[size_t(index)], position, entry, cache.folded_at(entry), folded});
+    folded = tokens_.back().folded;
     cache.set_token(entry, sequence.tokens[size_t(index)], position);
+  }
+}
+
+void Step::find_phases() {
+  const auto phase_of = [](const TokenTile& tile) { return tile.phase; };
+  std::ranges::stable_sort(tiles_, {}, phase_of);
+  phases_.clear();
+  for (auto begin = tiles_.begin(); begin != tiles_.end();) {
+    const auto end = std::find_if(begin, tiles_.end(),
+                                  [&](const TokenTile& t) { return t.phase != begin->phase; });
+    phases_.push_back({begin, end});
+    begin = end;
   }
 }
 

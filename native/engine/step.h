@@ -35,12 +35,18 @@ struct StepToken {
   int32_t token = 0;
   int position = 0;
   int entry = 0;  // where its key and value go
+  // Units of the cache that it reads as codes, and those before it in the step or the cache: what
+  // lies between is to be coded when its key and value are stored.
+  int folded = 0;
+  int folded_before = 0;
 };
 
-// Tokens [begin, end) of a step, of one sequence, that attend together.
+// Tokens [begin, end) of a step, of one sequence, that attend together. With coded caches they are
+// of one unit of entries; the units of a sequence attend one after another, in phases.
 struct TokenTile {
   int begin = 0;
   int end = 0;
+  int phase = 0;
 };
 
 // Up to kMaxTokens tokens that pass through the blocks together, in the order of the request.
@@ -64,6 +70,9 @@ class Step {
   std::span<const int> logit_tokens() const { return logit_tokens_; }
   // All tokens, cut into neighbours of one sequence.
   std::span<const TokenTile> tiles() const { return tiles_; }
+  // The tiles whose turn is together, in the order of their turns; all of them without coded
+  // caches.
+  std::span<const std::span<const TokenTile>> phases() const { return phases_; }
   bool one_token_each() const { return parts_.size() == tokens_.size(); }
   const Sight& sight(int window_kind, int token) const {
     return sights_[size_t(window_kind) * tokens_.size() + token];
@@ -79,6 +88,7 @@ class Step {
   };
 
   void add_tokens(const Part& part);
+  void find_phases();
   void find_sights();
   Sight plain_sight(const StepToken& token, int window) const;
   Sight masked_sight(const StepToken& token, int window, const uint8_t* mask_row, int index);
@@ -87,6 +97,7 @@ class Step {
   int tile_tokens_;
   std::vector<Part> parts_;
   std::vector<TokenTile> tiles_;
+  std::vector<std::span<const TokenTile>> phases_;
   std::vector<StepToken> tokens_;
   std::vector<int> logit_tokens_;
   std::vector<Sight> sights_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/errors.h"
+#include "kernels/cache_codes.h"
 
 namespace pliant {
 namespace {
@@ -154,6 +155,13 @@ void check_weights(const DecoderConfig& config, const DecoderWeights& weights) {
   check_matrix("head", weights.head, config.vocab_size, config.hidden_size);
   check_vector("final_norm", weights.final_norm, config.hidden_size, false);
   for (const BlockWeights& block : weights.blocks) check_block(config, block);
+  if (config.cache_bits != 0 &&
+      (config.cache_bits < 2 || config.cache_bits > 4 || config.cache_type != CacheType::kFloat16 ||
+       config.cache_window < 0 || config.cache_window % kCacheUnit != 0))
+    throw UsageError("A cache of " + std::to_string(config.cache_bits) + " bits and a window of " +
+                     std::to_string(config.cache_window) +
+                     " tokens was asked for; use 2, 3 or 4 bits over float16 and a multiple of " +
+                     std::to_string(kCacheUnit) + ".");
   if (config.head_screen < 0 || config.head_screen > kMaxPlanes)
     throw UsageError("A head is screened with 0 to 8 planes; " +
                      std::to_string(config.head_screen) + " were asked for.");

@@ -34,6 +34,10 @@ struct DecoderConfig {
   std::vector<Rotation> rotations;
   ActivationMode mode = ActivationMode::kInt8;
   CacheType cache_type = CacheType::kFloat16;
+  // Bits of keys and values that are older than cache_window entries: 2, 3 or 4 with an fp16
+  // cache; 0 keeps all of them as `cache_type`. The window is a multiple of kCacheUnit.
+  int cache_bits = 0;
+  int cache_window = 0;
   int threads = 1;
   bool check_finite = false;
   int head_screen = 0;  // planes of the head that rule out most tokens in choose(); 0: none do

@@ -57,6 +57,7 @@ void Workspace::reserve(const Kernels& kernels, const DecoderConfig& config,
     const size_t rows = config.tile_rows();
     tile.rows.resize(rows);
     tile.parts.reserve(3 * rows, config.head_dim);
+    if (config.cache_bits > 0) tile.decoded.reserve(decoded_floats(config.head_dim));
   }
   tokens_ = tokens;
 }
@@ -102,7 +103,8 @@ size_t Workspace::size_bytes() const {
     bytes += rows->size_bytes();
   for (const AlignedBuffer<std::byte>& buffer : scratch) bytes += buffer.size_bytes();
   for (const TileRows& tile : attention)
-    bytes += tile.rows.size() * sizeof(AttentionRow) + tile.parts.size_bytes();
+    bytes += tile.rows.size() * sizeof(AttentionRow) + tile.parts.size_bytes() +
+             tile.decoded.size_bytes();
   bytes += context.parts.size_bytes() + context.chunks_done.size() * sizeof(std::atomic<int>);
   return bytes + neurons.size_bytes() + reduction.size_bytes() + scores.size_bytes();
 }

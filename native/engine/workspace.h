@@ -42,6 +42,7 @@ struct Lane {
 struct TileRows {
   std::vector<AttentionRow> rows;
   AttentionParts parts;
+  AlignedBuffer<float> decoded;  // a block of a coded cache
 };
 
 // Results of chunks of the context that different workers compute; the worker that ends the last

@@ -20,6 +20,25 @@ constexpr int kAttentionSums = 8;
 // Vectors of a value that are weighted together, three rows of them at a time.
 constexpr int kValueVectors = 4;
 
+// The entries that any row of a call sees, from the beginning of a block on.
+struct AttentionRange {
+  int begin = 0;
+  int end = 0;
+};
+
+// That range, with rows that have gathered nothing yet.
+inline AttentionRange begin_rows(const AttentionCall& call) {
+  int begin = call.end, end = call.begin;
+  for (int row = 0; row < call.num_rows; ++row) {
+    AttentionRow& it = call.rows[row];
+    begin = std::min(begin, it.begin), end = std::max(end, it.end);
+    it.maximum = -std::numeric_limits<float>::infinity(), it.total = 0.0f;
+    std::fill_n(it.output, call.head_dim, 0.0f);
+  }
+  begin = std::max(begin, call.begin) / kAttentionBlock * kAttentionBlock;
+  return {begin, std::min(end, call.end)};
+}
+
 template <typename Simd, typename Element>
 struct Attention {
   using Float = typename Simd::Float;
@@ -32,6 +51,9 @@ struct Attention {
   struct Block {
     int begin = 0;
     int size = 0;
+    const void* keys = nullptr;  // of its first entry
+    const void* values = nullptr;
+    bool ahead = false;  // the next block lies behind this one
     alignas(64) float weights[kAttentionRows][kAttentionBlock];
     float rescale[kAttentionRows];  // of what a row gathered before
   };
@@ -52,9 +74,8 @@ struct Attention {
 
   // The `entry`th entry of the block, of which the caller takes all from column `d` on.
   static PLIANT_INLINE const Element* entry_at(const AttentionCall& call, const void* entries,
-                                               const Block& block, int entry, int d = 0) {
-    return static_cast<const Element*>(entries) +
-           size_t(block.begin + entry) * size_t(call.head_dim) + d;
+                                               int entry, int d = 0) {
+    return static_cast<const Element*>(entries) + size_t(entry) * size_t(call.head_dim) + d;
   }
 
   // Asks for the entries that lie one block behind those from `entry` on: a block is worked on for
@@ -63,9 +84,9 @@ struct Attention {
   static PLIANT_INLINE void prefetch(const AttentionCall& call, const Block& block, int entry) {
     const size_t size = size_t(kEntries) * size_t(call.head_dim) * sizeof(Element);
     const auto ahead = [&](const void* entries) PLIANT_BODY {
-      return reinterpret_cast<const char*>(entry_at(call, entries, block, entry + kAttentionBlock));
+      return reinterpret_cast<const char*>(entry_at(call, entries, entry + kAttentionBlock));
     };
-    const char *keys = ahead(call.keys), *values = ahead(call.values);
+    const char *keys = ahead(block.keys), *values = ahead(block.values);
     for (size_t line = 0; line < size; line += 64) {
       __builtin_prefetch(keys + line);
       __builtin_prefetch(values + line);
@@ -77,11 +98,10 @@ struct Attention {
   static void multiply_keys(const AttentionCall& call, const AttentionRow* rows, int first,
                             Block& block) {
     constexpr int kEntries = kAttentionSums / kRows;
-    const Element* keys =
-        static_cast<const Element*>(call.keys) + size_t(block.begin) * size_t(call.head_dim);
+    const Element* keys = static_cast<const Element*>(block.keys);
     for (int i = 0; i < block.size; i += kEntries) {
       // Fewer rows are done with a block before it could arrive.
-      if (kRows == 4 && first == 0) prefetch<kEntries>(call, block, i);
+      if (kRows == 4 && first == 0 && block.ahead) prefetch<kEntries>(call, block, i);
       const Element* key[kEntries];
       Float dots[kAttentionSums / 4][4];
       unroll<kEntries>([&](auto entry) PLIANT_BODY {
@@ -247,7 +267,7 @@ struct Attention {
         sums[row][n] = Simd::mul(load_some<Simd>(output, count), rescale);
       });
     });
-    const Element* values = entry_at(call, call.values, block, 0, d);
+    const Element* values = entry_at(call, block.values, 0, d);
     for (int i = 0; i < block.size; ++i, values += call.head_dim) {
       Float weight[kRows];
       unroll<kRows>([&](auto row)
@@ -320,37 +340,30 @@ struct Attention {
     multiply_values(call, rows, count, block);
   }
 
+  // The blocks of a cache whose entries lie one behind the other.
   static void attend(const AttentionCall& call) {
+    const AttentionRange range = begin_rows(call);
+    const size_t size = size_t(call.head_dim) * sizeof(Element);
     Block block;
-    int begin = call.end, end = call.begin;  // what any row sees
-    for (int row = 0; row < call.num_rows; ++row) {
-      AttentionRow& it = call.rows[row];
-      begin = std::min(begin, it.begin), end = std::max(end, it.end);
-      it.maximum = kMinusInfinity, it.total = 0.0f;
-      std::fill_n(it.output, call.head_dim, 0.0f);
+    block.ahead = true;
+    for (int begin = range.begin; begin < range.end; begin += kAttentionBlock) {
+      const size_t offset = size_t(begin) * size;
+      attend_at(call, {begin, range.end}, static_cast<const char*>(call.keys) + offset,
+                static_cast<const char*>(call.values) + offset, block);
     }
-    begin = std::max(begin, call.begin) / kAttentionBlock * kAttentionBlock;
-    end = std::min(end, call.end);
-    for (block.begin = begin; block.begin < end; block.begin += kAttentionBlock) {
-      block.size = std::min(kAttentionBlock, end - block.begin);
-      for (int row = 0; row < call.num_rows; row += kAttentionRows) {
-        attend_block(call, call.rows + row, std::min(kAttentionRows, call.num_rows - row), block);
-      }
+  }
+
+  // All rows over the block that begins `rest`, whose entries lie at `keys` and `values`.
+  static void attend_at(const AttentionCall& call, AttentionRange rest, const void* keys,
+                        const void* values, Block& block) {
+    block.begin = rest.begin;
+    block.size = std::min(kAttentionBlock, rest.end - rest.begin);
+    block.keys = keys, block.values = values;
+    for (int row = 0; row < call.num_rows; row += kAttentionRows) {
+      attend_block(call, call.rows + row, std::min(kAttentionRows, call.num_rows - row), block);
     }
   }
 };
-
-template <typename Simd>
-void attend(const AttentionCall& call) {
-  switch (call.type) {
-    case CacheType::kFloat32:
-      return Attention<Simd, float>::attend(call);
-    case CacheType::kFloat16:
-      return Attention<Simd, uint16_t>::attend(call);
-    case CacheType::kInt8:
-      return Attention<Simd, int8_t>::attend(call);
-  }
-}
 
 }  // namespace
 }  // namespace pliant

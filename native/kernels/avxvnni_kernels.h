@@ -2,7 +2,7 @@
 // that have the instruction, and once for tests with its dot step computed from AVX2.
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_codes.h"
 #include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx2.h"

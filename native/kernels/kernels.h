@@ -134,6 +134,15 @@ struct AttentionCall {
   const float* value_scales = nullptr;  // [capacity], with kInt8
   const float* log_weights = nullptr;   // [capacity] or nullptr (all 0)
   CacheType type = CacheType::kFloat16;
+  // Coded caches (coded_bits > 0): entries before `folded`, a multiple of kAttentionBlock, are read
+  // from coded units (cache_codes.h), those from it on lie in a ring of `ring_units` units of fp16
+  // rows, entry e of unit u at row u % ring_units * kAttentionBlock + e % kAttentionBlock.
+  const uint8_t* coded_keys = nullptr;    // [units]
+  const uint8_t* coded_values = nullptr;  // [units]
+  int coded_bits = 0;
+  int folded = 0;
+  int ring_units = 0;
+  float* decoded = nullptr;  // room for decoded_floats(head_dim), one per thread
   int begin = 0;
   int end = 0;
   int head_dim = 0;
@@ -145,6 +154,11 @@ struct AttentionCall {
 
 // Entries whose scores become weights together. A multiple of every vector width.
 constexpr int kAttentionBlock = 64;
+
+// Keys and values of a block, and scales of one of them.
+constexpr size_t decoded_floats(int head_dim) {
+  return size_t(kAttentionBlock) * (2 * size_t(head_dim) + 2 * size_t(ceil_div(head_dim, 32)));
+}
 
 struct LowRankKernels;
 

@@ -1,7 +1,7 @@
 // The tables of the AVX2 paths.
 #include <algorithm>
 
-#include "kernels/attention.h"
+#include "kernels/attention_codes.h"
 #include "kernels/coefficients.h"
 #include "kernels/lookup_paths.h"
 #include "kernels/paths.h"

@@ -1,7 +1,7 @@
 // The table of the AVX-512 VNNI path.
 #include <algorithm>
 
-#include "kernels/attention.h"
+#include "kernels/attention_codes.h"
 #include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_avx512.h"

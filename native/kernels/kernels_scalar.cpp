@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/half.h"
+#include "kernels/cache_codes.h"
 #include "kernels/paths.h"
 #include "kernels/quantize_limits.h"
 
@@ -212,14 +213,28 @@ void store(const float* x, int size, CacheType type, void* y, float* scale) {
   }
 }
 
-float cache_value(const void* entries, const float* scales, CacheType type, int entry, size_t i) {
-  switch (type) {
+// Channel `d` of the key, or of the value, of an entry.
+float cache_value(const AttentionCall& call, bool is_key, int entry, int d) {
+  const size_t size = size_t(call.head_dim);
+  if (call.coded_bits > 0 && entry < call.folded) {
+    const uint8_t* unit =
+        (is_key ? call.coded_keys : call.coded_values) +
+        size_t(entry / kCacheUnit) * coded_unit_bytes(call.coded_bits, call.head_dim);
+    return coded_value(unit, call.coded_bits, call.head_dim, is_key, entry % kCacheUnit, d);
+  }
+  const void* entries = is_key ? call.keys : call.values;
+  size_t row = size_t(entry);
+  if (call.coded_bits > 0)
+    row = size_t(entry / kCacheUnit % call.ring_units * kCacheUnit + entry % kCacheUnit);
+  const size_t i = row * size + size_t(d);
+  switch (call.type) {
     case CacheType::kFloat32:
       return static_cast<const float*>(entries)[i];
     case CacheType::kFloat16:
       return half_to_float(static_cast<const uint16_t*>(entries)[i]);
     case CacheType::kInt8:
-      return scales[entry] * float(static_cast<const int8_t*>(entries)[i]);
+      return (is_key ? call.key_scales : call.value_scales)[entry] *
+             float(static_cast<const int8_t*>(entries)[i]);
   }
   return 0.0f;
 }
@@ -227,9 +242,7 @@ float cache_value(const void* entries, const float* scales, CacheType type, int 
 float score_of(const AttentionCall& call, const AttentionRow& row, int entry) {
   float dot = 0.0f;
   for (int i = 0; i < call.head_dim; ++i) {
-    const size_t index = size_t(entry) * size_t(call.head_dim) + size_t(i);
-    const float key = cache_value(call.keys, call.key_scales, call.type, entry, index);
-    dot = std::fma(row.query[i], key, dot);
+    dot = std::fma(row.query[i], cache_value(call, true, entry, i), dot);
   }
   float score = call.scale * dot;
   if (call.softcap != 0.0f) score = call.softcap * std::tanh(score / call.softcap);
@@ -255,9 +268,7 @@ void attend_row(const AttentionCall& call, AttentionRow& row) {
     const float weight = std::exp(score - row.maximum);
     row.total += weight;
     for (int i = 0; i < call.head_dim; ++i) {
-      const size_t index = size_t(entry) * size_t(call.head_dim) + size_t(i);
-      const float value = cache_value(call.values, call.value_scales, call.type, entry, index);
-      row.output[i] = std::fma(weight, value, row.output[i]);
+      row.output[i] = std::fma(weight, cache_value(call, false, entry, i), row.output[i]);
     }
   }
 }

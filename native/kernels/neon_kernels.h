@@ -1,7 +1,7 @@
 // The table of a path of ARM processors: all but the integer products is the same on each.
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_codes.h"
 #include "kernels/coefficients.h"
 #include "kernels/paths.h"
 #include "kernels/planes_f32.h"

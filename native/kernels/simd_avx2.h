@@ -47,6 +47,9 @@ struct Avx2 {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
   }
+  static Int load_uint8(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   static Float load_int8_first(const int8_t* p, int count) {
     int8_t bytes[kLanes] = {};
     std::memcpy(bytes, p, size_t(count));

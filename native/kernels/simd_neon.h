@@ -39,6 +39,11 @@ struct Neon {
     return load_half(halves);
   }
   static Float load_int8(const int8_t* p) { return load_int8_first(p, kLanes); }
+  static Int load_uint8(const uint8_t* p) {
+    uint8_t bytes[8] = {};
+    std::memcpy(bytes, p, kLanes);
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(bytes)))));
+  }
   static Float load_int8_first(const int8_t* p, int count) {
     int8_t bytes[8] = {};
     std::memcpy(bytes, p, size_t(count));

@@ -56,6 +56,8 @@ class DecoderConfig:
     logit_softcap: float
     mode: ActivationMode
     cache_type: CacheType
+    cache_bits: int
+    cache_window: int
     threads: int
     check_finite: bool
     preload: Preload
@@ -143,6 +145,14 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Bytes reserved for `capacity` tokens: keys, values, tokens, positions, log-weights."""
+
+    @property
+    def exact_from(self) -> int:
+        """The shortest length to which it can be cut and be as if it had never been longer.
+
+        0 unless entries are coded: those of a window that a shorter text would see exactly may be
+        left as codes only. `truncate` and `copy` below it go on with what the codes give back.
+        """
 
     @property
     def positions(self) -> NDArray[np.int32]:

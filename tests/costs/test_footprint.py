@@ -24,7 +24,7 @@ SPEC = ModelSpec(
     architecture="llama", vocab_size=1000, hidden_size=200, num_blocks=3, num_heads=6, num_groups=3,
     head_dim=20, ffn_size=450, max_context=900, attention_scale=0.2, block_windows=(0, 40, 0),
 )  # fmt: skip
-CACHES = {1: "int8", 2: "float16", 4: "float32"}
+CACHES = {8: "int8", 16: "float16", 32: "float32"}
 
 
 def cut(spec: ModelSpec, groups: int, planes: int) -> Subnet:
@@ -46,24 +46,29 @@ def run(engine: Engine, step: Step, caches: list[Any], greedy: bool) -> None:
 
 
 def assert_equal(
-    engine: Engine, steps: list[Step], value_bytes: int = 2, greedy: bool = False
+    engine: Engine,
+    steps: list[Step],
+    cache_bits: int = 16,
+    greedy: bool = False,
 ) -> None:
     capacity = 700
     caches = [engine.new_cache(capacity) for _ in range(max(step.sequences for step in steps))]
     for step in steps:
         run(engine, step, caches[: step.sequences], greedy)
     options = EngineOptions(threads=engine.threads, kernels=engine.kernels, greedy=greedy)
-    widths = Widths(cache_value_bytes=value_bytes)
+    widths = Widths.of_cache(cache_bits)
     foreseen = footprint(engine.subnet, steps, capacity, options, widths)
     reported = engine.memory()
     assert reported["mapped"] == foreseen.mapped
     assert reported["vectors"] == foreseen.vectors
     assert reported["cache"] == foreseen.cache
-    assert foreseen.scratch == max(possible_scratch(engine.subnet, steps, options))
-    assert reported["scratch"] in possible_scratch(engine.subnet, steps, options)
+    assert foreseen.scratch == max(possible_scratch(engine.subnet, steps, options, widths))
+    assert reported["scratch"] in possible_scratch(engine.subnet, steps, options, widths)
 
 
-def possible_scratch(subnet: Subnet, steps: list[Step], options: EngineOptions) -> set[int]:
+def possible_scratch(
+    subnet: Subnet, steps: list[Step], options: EngineOptions, widths: Widths
+) -> set[int]:
     """Scratch where any of the steps were run by one worker: engines do so on a busy machine."""
     parts = [part for step in steps for part in split_step(step)]
 
@@ -76,7 +81,7 @@ def possible_scratch(subnet: Subnet, steps: list[Step], options: EngineOptions) 
     found = set()
     for count in range(len(parts) + 1 if options.threads > 1 else 1):
         for alone in combinations(parts, count):
-            scratch = Alone(subnet, parts, options)
+            scratch = Alone(subnet, parts, options, widths.cache)
             scratch.alone = alone
             found.add(scratch.num_bytes())
     return found
@@ -100,14 +105,28 @@ def test_long_requests_are_split_as_the_engine_splits_them(
         assert_equal(engine, [Step(tokens=600, logits=600)])
 
 
-@pytest.mark.parametrize("value_bytes", [1, 2, 4])
-def test_batches_trees_and_caches(random_weights: Callable[..., Any], value_bytes: int) -> None:
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_batches_trees_and_caches(random_weights: Callable[..., Any], bits: int) -> None:
     artifact, subnet = random_weights(SPEC), cut(SPEC, 3, 2)
-    with Engine(artifact, subnet, 2, cache_type=CACHES[value_bytes]) as engine:  # type: ignore[arg-type]
-        assert_equal(engine, [Step(tokens=5, sequences=3)], value_bytes)
-    with Engine(artifact, subnet, 2, cache_type=CACHES[value_bytes]) as engine:  # type: ignore[arg-type]
+    with Engine(artifact, subnet, 2, cache_type=CACHES[bits]) as engine:  # type: ignore[arg-type]
+        assert_equal(engine, [Step(tokens=5, sequences=3)], bits)
+    with Engine(artifact, subnet, 2, cache_type=CACHES[bits]) as engine:  # type: ignore[arg-type]
         tree = Step.verify((-1, 0, 0, 1, -1), 9)
-        assert_equal(engine, [Step(tokens=9), tree], value_bytes)
+        assert_equal(engine, [Step(tokens=9), tree], bits)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("bits", [4, 2])
+def test_coded_caches(random_weights: Callable[..., Any], threads: int, bits: int) -> None:
+    """Units attend one after another, and each worker decodes one at a time."""
+    artifact, subnet = random_weights(SPEC), cut(SPEC, 3, 2)
+    for steps in (
+        [Step(tokens=300)],
+        [Step(tokens=90), Step(tokens=1, cached=90)],
+        [Step(tokens=400), Step(tokens=7, cached=400), Step(tokens=1, cached=407)],
+    ):
+        with Engine(artifact, subnet, threads, cache_type=f"int{bits}") as engine:  # type: ignore[arg-type]
+            assert_equal(engine, steps, cache_bits=bits)
 
 
 @pytest.mark.parametrize("screen", [0, 3])

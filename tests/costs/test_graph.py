@@ -126,7 +126,7 @@ def test_more_of_anything_costs_no_less(
 def test_four_widths_are_apart(tiny: ModelSpec) -> None:
     """Halving one width halves its own bytes and no others."""
     subnet, step = Subnet.full(tiny), Step(tokens=3, cached=8)
-    wide, half = Widths(cache_value_bytes=4), Widths(cache_value_bytes=2)
+    wide, half = Widths.of_cache(32), Widths.of_cache(16)
     first, second = step_graph(subnet, step, wide), step_graph(subnet, step, half)
     assert first.cache_bytes == 2 * second.cache_bytes
     assert first.weight_bytes == second.weight_bytes

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.bits import BitPlan
+from pliant.bits.cache import CacheFormat
 from pliant.costs import (
     WorkingSet,
     artifact_bytes,
@@ -38,16 +39,16 @@ def test_weights_and_cache_are_the_counts_of_the_subnet() -> None:
 
 def test_float32_caches_are_twice_as_large() -> None:
     half = subnet_memory(cut(3, 1.0, 4), WorkingSet(context=64))
-    full = subnet_memory(cut(3, 1.0, 4), WorkingSet(context=64, cache_value_bytes=4))
+    full = subnet_memory(cut(3, 1.0, 4), WorkingSet(context=64, cache=CacheFormat(bits=32)))
     assert full.cache_bytes - 64 * 12 == 2 * (half.cache_bytes - 64 * 12)
 
 
 def test_int8_caches_have_scales_beside_them() -> None:
     subnet = cut(3, 1.0, 4)
-    cost = subnet_memory(subnet, WorkingSet(context=64, cache_value_bytes=1))
+    cost = subnet_memory(subnet, WorkingSet(context=64, cache=CacheFormat(bits=8)))
     # keys and values of 2 groups: 12 codes and a scale, 3 blocks
     assert cost.cache_bytes == 64 * (2 * 2 * (12 + 4) * 3 + 12)
-    traffic = decode_traffic(subnet, context=10, cache_value_bytes=1)
+    traffic = decode_traffic(subnet, context=10, cache=CacheFormat(bits=8))
     assert traffic.cache_bytes == subnet.cache_bytes(11, 1)
 
 
@@ -74,7 +75,6 @@ def test_every_axis_costs_memory(
     "wrong",
     [
         {"context": -1}, {"context": 1, "sequences": 0}, {"context": 1, "chunk": 0},
-        {"context": 1, "cache_value_bytes": 3},
     ],
 )  # fmt: skip
 def test_working_sets_that_cannot_run(wrong: dict[str, int]) -> None:

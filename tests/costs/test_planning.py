@@ -21,10 +21,10 @@ from pliant.subnet import Subnet
 BOARD = read_device(PROFILES / "raspberry-pi-5.toml")
 
 
-def choice(subnet: Subnet, planes: int = 8, value_bytes: int = 2, rank: float = 0.0) -> Choice:
+def choice(subnet: Subnet, planes: int = 8, cache_bits: int = 16, rank: float = 0.0) -> Choice:
     depth = len(subnet.shape.blocks)
     return Choice(
-        depth=depth, width=1.0, planes=planes, cache_value_bytes=value_bytes, subnet=subnet,
+        depth=depth, width=1.0, planes=planes, cache_bits=cache_bits, subnet=subnet,
         rank=rank,
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_concurrency_and_context_fill_the_memory(
 def test_halving_the_cache_doubles_its_room(tiny: ModelSpec) -> None:
     subnet = Subnet.full(tiny)
     request = PlanRequest(context=500, prompt=8)
-    wide, half = (price(choice(subnet, value_bytes=n), BOARD, request) for n in (4, 2))
+    wide, half = (price(choice(subnet, cache_bits=bits), BOARD, request) for bits in (32, 16))
     extra = 500 * 12  # positions, tokens and log-weights have a width of their own
     assert wide.memory.cache - extra == 2 * (half.memory.cache - extra)
     assert wide.concurrency < half.concurrency

@@ -280,8 +280,8 @@ def test_rank_correlation_is_spearmans() -> None:
 
 def test_cache_widths_change_only_attention(tiny: ModelSpec, tmp_path: Path) -> None:
     subnet = Subnet.full(tiny)
-    wide = decode_time(subnet, BOARD, 400, widths=Widths(cache_value_bytes=4))
-    half = decode_time(subnet, BOARD, 400, widths=Widths(cache_value_bytes=2))
+    wide = decode_time(subnet, BOARD, 400, widths=Widths.of_cache(32))
+    half = decode_time(subnet, BOARD, 400, widths=Widths.of_cache(16))
     saved = subnet.cache_bytes(401) / BOARD.bandwidth.value
     assert wide.bound_seconds - half.bound_seconds == pytest.approx(saved)
     assert len(prefill_steps(400)) == 4

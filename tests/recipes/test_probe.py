@@ -44,7 +44,7 @@ def test_a_probe_is_a_device(tmp_path: Path) -> None:
     assert all(item.steps_fitted == 5 for item in device.calibrations)
     for item in device.calibrations:
         assert [cache.bits for cache in item.caches] == list(probe.PROBED_CACHES)
-        assert item.knows_cache(8) and item.knows_cache(16) and not item.knows_cache(4)
+        assert item.knows_cache(8) and item.knows_cache(16) and not item.knows_cache(32)
     assert probe._read_counts(6) == [1, 2, 4, 6]
     assert device.kernels == kernel_name()
     assert 10_000_000 < device.runtime_bytes < 500_000_000

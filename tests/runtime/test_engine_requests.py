@@ -173,7 +173,7 @@ class TestOptions:
     def test_default_threads_are_cores(self, make_engine: EngineMaker) -> None:
         assert 1 <= make_engine().threads <= _native.MAX_THREADS
 
-    @pytest.mark.parametrize("option", [{"activations": "int4"}, {"cache_type": "int4"}])
+    @pytest.mark.parametrize("option", [{"activations": "int4"}, {"cache_type": "int5"}])
     def test_types(self, make_engine: EngineMaker, option: dict[str, str]) -> None:
         with pytest.raises(UsageError, match=r"(were|was) asked for"):
             make_engine(option)

@@ -13,6 +13,7 @@ from pliant.errors import GenerationError, OutOfSpaceError, UsageError
 from pliant.runtime import Chunk, SamplingOptions, Tokenizer
 from pliant.serve.engine_room import EngineRoom, Failure
 from pliant.serve.scheduling import Limits, Work
+from pliant.serve.scheduling.pool import PlainCaches
 from pliant.serve.writer import Emission, Writer, WriterOptions
 
 #: A token at which the engine of these tests fails.
@@ -46,6 +47,8 @@ class ToyEngine:
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.has_memory = True
+
+    sequence_cache = PlainCaches(10)
 
     def new_cache(self, capacity: int) -> ToyCache:
         if not self.has_memory:

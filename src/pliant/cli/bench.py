@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from pliant.cli.options import Address, Json, Quiet
+from pliant.cli.options import Address, Json, KvBits, KvWindow, Quiet
 from pliant.cli.output import Output, facts, table
 from pliant.measurement import Measurement, format_bytes, format_seconds
 
@@ -82,6 +82,8 @@ def bench(
     generate: Generate = None,
     repeat: Repeat = 5,
     chart: Chart = None,
+    kv_bits: KvBits = 16,
+    kv_window: KvWindow = 64,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,10 +96,12 @@ def bench(
     --measurements of plan, fit and devices.
     """
     from pliant.artifact import Artifact, split_address
+    from pliant.bits.cache import CacheFormat
     from pliant.recipes.bench import bench as measure
     from pliant.recipes.bench import workload_for
 
     output = Output(as_json, quiet)
+    cache = CacheFormat(bits=kv_bits, window=kv_window)
     path, cut = split_address(address)
     artifact = Artifact.open(path)
     addresses = ([cut] if cut else []) + (subnet or [])
@@ -109,7 +113,13 @@ def bench(
         require_chart(chart)
     with output.progress() as progress:
         report = measure(
-            artifact, addresses or [""], counts, workload, progress=progress, say=output.note
+            artifact,
+            addresses or [""],
+            counts,
+            workload,
+            cache=cache,
+            progress=progress,
+            say=output.note,
         )
     if chart is not None:
         from pliant.recipes.speed_chart import draw_speeds

@@ -11,6 +11,8 @@ from pliant.cli.opening import generation_fields, open_engine, speed_line
 from pliant.cli.options import (
     Address,
     Json,
+    KvBits,
+    KvWindow,
     MaxTokens,
     MinP,
     Quiet,
@@ -46,6 +48,8 @@ def chat(
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = 0,
+    kv_bits: KvBits = 16,
+    kv_window: KvWindow = 64,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -67,7 +71,7 @@ def chat(
         max_tokens=max_tokens,
     )
     messages = [{"role": "system", "content": system}] if system else []
-    with open_engine(address, threads) as engine:
+    with open_engine(address, threads, kv_bits, kv_window) as engine:
         if engine.tokenizer.chat_template is None:
             output.note("This model has no chat template; it reads plain lines `User: ...`.")
         while said := _next_message(output):

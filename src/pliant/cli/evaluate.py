@@ -8,11 +8,12 @@ import msgspec
 import typer
 
 from pliant.cli.opening import measured_documents
-from pliant.cli.options import Address, Json, Limit, Quiet, Text, Threads
+from pliant.cli.options import Address, Json, KvBits, KvWindow, Limit, Quiet, Text, Threads
 from pliant.cli.output import Output, facts
 from pliant.measurement import format_bytes
 
 if TYPE_CHECKING:
+    from pliant.bits.cache import CacheFormat
     from pliant.evaluate import Divergence, TextLoss
 
 Window = Annotated[
@@ -52,6 +53,8 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     no_reference: NoReference = False,
+    kv_bits: KvBits = 16,
+    kv_window: KvWindow = 64,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -63,14 +66,18 @@ def evaluate(
     report.
     """
     from pliant.artifact import split_address
+    from pliant.bits.cache import CacheFormat
     from pliant.evaluate import divergence, evaluate_text
     from pliant.runtime.text_engine import open_artifact
 
     output = Output(as_json, quiet)
+    cache = CacheFormat(bits=kv_bits, window=kv_window)
     path, cut = split_address(address)
     with open_artifact(path) as model, output.progress() as progress:
         documents, name = measured_documents(text, limit)
-        engine = model.engine(cut, threads=threads)
+        engine = model.engine(
+            cut, threads=threads, cache_type=cache.type, cache_window=cache.window
+        )
         loss = evaluate_text(
             engine.engine, model.tokenizer, documents, window, stride, progress=progress
         )
@@ -81,7 +88,7 @@ def evaluate(
                 engine.engine, full.engine, model.tokenizer, documents, window, progress=progress
             )
         weight_bytes = engine.subnet.weight_bytes
-    _emit(output, address, name, weight_bytes, loss, against)
+    _emit(output, address, name, weight_bytes, cache, loss, against)
 
 
 def _emit(
@@ -89,6 +96,7 @@ def _emit(
     address: str,
     text_name: str,
     weight_bytes: int,
+    cache: CacheFormat,
     loss: TextLoss,
     against: Divergence | None,
 ) -> None:
@@ -100,6 +108,8 @@ def _emit(
         "window": loss.window,
         "stride": loss.stride,
         "weight_bytes": weight_bytes,
+        "kv_bits": cache.bits,
+        "kv_window": cache.window if cache.is_coded else None,
         "bits_per_byte": loss.bits_per_byte,
         "nats_per_token": loss.nats_per_token,
         "perplexity": loss.perplexity,
@@ -110,6 +120,7 @@ def _emit(
     lines: list[tuple[str, object]] = [
         ("subnet", f"{address}, weights {format_bytes(weight_bytes)}"),
         ("text", f"{text_name}, {loss.tokens:,} tokens, {format_bytes(loss.num_bytes)}"),
+        ("cache", f"{cache}"),
         ("window", f"{loss.window} tokens, stride {loss.stride}"),
         ("bits per byte", f"{loss.bits_per_byte:.4f}"),
         ("perplexity", f"{loss.perplexity:.3f} per token"),

@@ -15,6 +15,8 @@ from pliant.cli.options import (
     Context,
     DryRun,
     Json,
+    KvBits,
+    KvWindow,
     Limit,
     MaxLoss,
     Measurements,
@@ -98,6 +100,8 @@ def fit(
     memory: Memory,
     max_loss: MaxLoss = None,
     context: Context = None,
+    kv_bits: KvBits = 16,
+    kv_window: KvWindow = 64,
     text: Text = None,
     limit: Limit = None,
     verify: Verify = 3,
@@ -122,12 +126,14 @@ def fit(
     measured here, or, with --device, like first tokens and energy, as computed for any device of
     `pliant devices`. With --name the chosen one is saved as X.pliant@NAME, with mixed bits always.
     """
+    from pliant.bits.cache import CacheFormat
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
     from pliant.runtime.text_engine import open_artifact
     from pliant.search import Budget
 
     output = Output(as_json, quiet)
+    cache = CacheFormat(bits=kv_bits, window=kv_window)
     asked_there = (device, first_token, joules, measurements or None)
     measured_here = all(item is None for item in asked_there)
     budget = Budget(
@@ -142,13 +148,13 @@ def fit(
     )
     with open_artifact(artifact) as model:
         if dry_run:
-            _emit_offer(output, offer(model, context, budget, limits), budget, artifact)
+            _emit_offer(output, offer(model, context, budget, limits, cache), budget, artifact)
             return
         documents, text_name = measured_documents(text, limit or _TEXT_BYTES)
         with output.progress() as progress:
             found = fit_artifact(
                 model, budget, documents, context=context, verify=verify, study=study,
-                threads=threads, limits=limits, progress=progress,
+                threads=threads, limits=limits, cache=cache, progress=progress,
             )  # fmt: skip
         chosen = found.search.chosen.candidate
         if name is None and chosen.is_mixed:

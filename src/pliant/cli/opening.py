@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_engine(address: str, threads: int | None = None) -> Iterator[TextEngine]:
+def open_engine(
+    address: str, threads: int | None = None, kv_bits: int = 16, kv_window: int = 64
+) -> Iterator[TextEngine]:
     """The engine of `X.pliant@cut`, closed when the block ends."""
     from pliant.artifact import split_address
+    from pliant.bits.cache import CacheFormat
     from pliant.runtime.text_engine import open_artifact
 
+    cache = CacheFormat(bits=kv_bits, window=kv_window)
     path, cut = split_address(address)
     with open_artifact(path) as opened:
-        yield opened.engine(cut, threads=threads)
+        yield opened.engine(cut, threads=threads, cache_type=cache.type, cache_window=cache.window)
 
 
 def measured_documents(path: Path | None, num_bytes: int | None) -> tuple[list[str], str]:

@@ -46,6 +46,24 @@ Threads = Annotated[
         help="Threads of the engine (all cores).",
     ),
 ]
+KvBits = Annotated[
+    int,
+    typer.Option(
+        "--kv-bits",
+        envvar="PLIANT_KV_BITS",
+        metavar="N",
+        help="Bits of cached keys and values: 32, 16, 8, or 4, 3, 2 behind the last --kv-window.",
+    ),
+]
+KvWindow = Annotated[
+    int,
+    typer.Option(
+        "--kv-window",
+        envvar="PLIANT_KV_WINDOW",
+        metavar="N",
+        help="With 4, 3 or 2 bits, tokens kept in 16: 0 or a multiple of 64.",
+    ),
+]
 Text = Annotated[
     Path | None,
     typer.Option(

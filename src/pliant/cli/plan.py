@@ -189,7 +189,7 @@ def _option_fields(option: Option) -> dict[str, Any]:
         "blocks": choice.depth,
         "width": choice.width,
         "planes": choice.planes,
-        "cache_value_bytes": choice.cache_value_bytes,
+        "cache_bits": choice.cache_bits,
         "effective_bits": choice.subnet.effective_bits,
         "weight_bytes": option.memory.mapped + option.memory.vectors,
         "cache_bytes": option.memory.cache,
@@ -220,7 +220,7 @@ def _option_table(made: Plan, item: DevicePlan) -> object:
         for option in item.options
         if option.choice.depth == spec.num_blocks
         and option.choice.width == 1.0
-        and option.choice.cache_value_bytes == 2
+        and option.choice.cache_bits == 16
     ]
     shown += [one for one in (item.chosen, item.nearest) if one and one not in shown]
     shown.sort(key=lambda option: -option.total_bytes)
@@ -240,7 +240,7 @@ def _row(option: Option, item: DevicePlan) -> tuple[str, ...]:
         str(choice.depth),
         f"{choice.width:g}",
         str(choice.planes),
-        str(8 * choice.cache_value_bytes),
+        str(choice.cache_bits),
         format_bytes(option.memory.mapped + option.memory.vectors),
         format_bytes(option.memory.cache),
         format_bytes(option.total_bytes),
@@ -309,7 +309,7 @@ def _operators(made: Plan, item: DevicePlan) -> list[Any]:
 
     choice = (item.chosen or item.nearest).choice
     step = Step.decode(made.request.context - 1, made.request.sequences)
-    widths = Widths(cache_value_bytes=choice.cache_value_bytes)
+    widths = Widths.of_cache(choice.cache_bits)
     graph = step_graph(choice.subnet, step, widths, made.model.experts)
     return operator_times(graph, step, item.device)
 

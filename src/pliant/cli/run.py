@@ -11,6 +11,8 @@ from pliant.cli.opening import generation_fields, open_engine, speed_line
 from pliant.cli.options import (
     Address,
     Json,
+    KvBits,
+    KvWindow,
     MaxTokens,
     MinP,
     Quiet,
@@ -44,6 +46,8 @@ def run(
     repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stop = None,
     seed: Seed = 0,
+    kv_bits: KvBits = 16,
+    kv_window: KvWindow = 64,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -63,7 +67,7 @@ def run(
         max_tokens=max_tokens,
     )
     text = readable_prompt(sys.stdin.buffer.read() if prompt == "-" else prompt)
-    with open_engine(address, threads) as engine:
+    with open_engine(address, threads, kv_bits, kv_window) as engine:
         stream = engine.stream(text, options)
         if not as_json:
             write_pieces(text, stream)

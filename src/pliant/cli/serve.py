@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pliant.cli.options import Address, Json, Quiet, Threads
+from pliant.cli.options import Address, Json, KvWindow, Quiet, Threads
 from pliant.cli.output import Output
 from pliant.measurement import parse_bytes, parse_seconds
 
@@ -59,7 +59,16 @@ CacheKind = Annotated[
         "--cache-type",
         envvar="PLIANT_CACHE_TYPE",
         metavar="TYPE",
-        help="Keys and values as float16, float32 or int8.",
+        help="Keys and values as float16, float32, int8, int4, int3 or int2.",
+    ),
+]
+ServeKvBits = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-bits",
+        envvar="PLIANT_KV_BITS",
+        metavar="N",
+        help="The same by its bits: 32, 16, 8, 4, 3 or 2; goes before --cache-type.",
     ),
 ]
 MaxSequences = Annotated[
@@ -151,6 +160,8 @@ def serve(
     keys: KeyFile = None,
     cache_memory: CacheMemory = None,
     cache_type: CacheKind = "float16",
+    kv_bits: ServeKvBits = None,
+    kv_window: KvWindow = 64,
     max_sequences: MaxSequences = 16,
     max_waiting: MaxWaiting = 256,
     step_time: StepTime = None,
@@ -170,6 +181,7 @@ def serve(
     Ctrl-C let running texts end.
     """
     from pliant.artifact import split_address
+    from pliant.bits.cache import CacheFormat
     from pliant.runtime.text_engine import open_artifact
     from pliant.serve.safety import GuardLimits, Keys
     from pliant.serve.server import ServeOptions, listen, make_service, require_serve
@@ -186,7 +198,8 @@ def serve(
         auto_cuts=tuple(auto or ()),
         max_subnets=max_subnets,
         threads=threads,
-        cache_type=cache_type,  # type: ignore[arg-type]
+        cache_type=cache_type if kv_bits is None else CacheFormat(bits=kv_bits).type,  # type: ignore[arg-type]
+        cache_window=kv_window,
         cache_bytes=cache_memory,
         max_sequences=max_sequences,
         max_waiting=max_waiting,

@@ -149,8 +149,9 @@ class BlockGraph:
         spec, cut, step = self.spec, self.cut, self.step
         heads = cut.groups * spec.heads_per_group
         visible = step.sequences * step.visible(cut.window)
-        entry = self.widths.entry_bytes(spec.head_dim)
-        read = step.sequences * step.cached_read(cut.window) * cut.groups * entry
+        first = step.cached - step.cached_read(cut.window)
+        held = self.widths.cache.read_bytes(spec.head_dim, first, step.cached)
+        read = step.sequences * cut.groups * held
         query = self.tokens * heads * spec.head_dim
         sizes: dict[str, Any] = {"visible": visible, "heads": heads, "groups": cut.groups}
         yield Operator(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pliant.bits import ceil_div
+from pliant.bits.cache import CACHE_GROUP, CACHE_UNIT, CacheFormat
 from pliant.costs.operators import Widths
 from pliant.costs.step import MOST_STEP_TOKENS, Step
 from pliant.errors import UsageError
@@ -27,8 +28,6 @@ _TILE_ROWS = 32
 #: sizeof(AttentionRow), sizeof(BestToken).
 _ATTENTION_ROW_BYTES = 40
 _BEST_TOKEN_BYTES = 12
-#: What a cache holds of an entry beside keys and values: position, token and log-weight.
-ENTRY_BYTES = 12
 _GROUP_BYTES = 64 + 4 + 4
 #: For what varies from run to run: stacks, arenas of the allocator, parts of pages.
 _SPARE_BYTES, _SPARE_PART = 700_000, 0.004
@@ -87,12 +86,12 @@ def footprint(
     weights = subnet.weight_bytes
     mapped = sum(cut.num_bytes for cut in subnet.matrices())
     sequences = max((step.sequences for step in parts), default=0)
-    entry = 2 * sum(shape.groups) * widths.entry_bytes(spec.head_dim) + ENTRY_BYTES
+    held = widths.cache.num_bytes(sum(shape.groups), spec.head_dim, capacity)
     return Footprint(
         mapped=mapped,
         vectors=weights - mapped,
-        cache=sequences * capacity * entry,
-        scratch=_Scratch(subnet, parts, options).num_bytes(),
+        cache=sequences * held,
+        scratch=_Scratch(subnet, parts, options, widths.cache).num_bytes(),
     )
 
 
@@ -125,8 +124,10 @@ def split_step(step: Step) -> list[Step]:
 class _Scratch:
     """The reservations of a decoder's workspace after some steps."""
 
-    def __init__(self, subnet: Subnet, steps: list[Step], options: EngineOptions) -> None:
-        self.subnet, self.steps, self.options = subnet, steps, options
+    def __init__(
+        self, subnet: Subnet, steps: list[Step], options: EngineOptions, cache: CacheFormat
+    ) -> None:
+        self.subnet, self.steps, self.options, self.cache = subnet, steps, options, cache
         self.spec: ModelSpec = subnet.spec
         self.weights = block_weights(subnet)
         self.groups, self.neurons = max(subnet.shape.groups), max(subnet.shape.neurons)
@@ -182,7 +183,11 @@ class _Scratch:
 
     def _attention(self) -> int:
         rows = 3 * self.tile_rows
-        return _ATTENTION_ROW_BYTES * (self.tile_rows + rows) + 4 * rows * self.spec.head_dim
+        size = self.spec.head_dim
+        decoded = 0
+        if self.cache.is_coded:  # keys and values of a unit, and scales of one of them
+            decoded = CACHE_UNIT * (2 * size + 2 * ceil_div(size, CACHE_GROUP))
+        return _ATTENTION_ROW_BYTES * (self.tile_rows + rows) + 4 * (rows * size + decoded)
 
     def _context(self) -> int:
         """Parts of results where a context is split between workers."""
@@ -196,13 +201,24 @@ class _Scratch:
             workers = self._workers(step)
             if workers == 1:
                 continue
-            num_tiles = step.sequences * ceil_div(step.tokens, self.tile_tokens)
             for groups, window in kinds:
-                each = num_tiles * groups
                 chunks = self._most_chunks(step, window)
-                if chunks > 1 and each % workers and each < _ENOUGH_TASKS * workers:
-                    tasks, tiles = max(tasks, each * chunks), max(tiles, each)
+                for num_tiles in self._tiles_of_phases(step):
+                    each = step.sequences * num_tiles * groups
+                    if chunks > 1 and each % workers and each < _ENOUGH_TASKS * workers:
+                        tasks, tiles = max(tasks, each * chunks), max(tiles, each)
         return tasks * self.tile_rows * (_ATTENTION_ROW_BYTES + 4 * spec.head_dim) + 4 * tiles
+
+    def _tiles_of_phases(self, step: Step) -> list[int]:
+        """Tiles of a sequence that attend together: with codes those of one unit of entries."""
+        if not self.cache.is_coded:
+            return [ceil_div(step.tokens, self.tile_tokens)]
+        begin, end, found = step.cached, step.cached + step.tokens, []
+        while begin < end:
+            after = min(end, begin - begin % CACHE_UNIT + CACHE_UNIT)
+            found.append(ceil_div(after - begin, self.tile_tokens))
+            begin = after
+        return found
 
     def _most_chunks(self, step: Step, window: int) -> int:
         most = 1

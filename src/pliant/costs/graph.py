@@ -84,7 +84,7 @@ def step_graph(
     last, tensors = _head(subnet, step, widths)
     peak = max(peak, _peak(last, {**tensors, "hidden": first.output_bytes}))
     return Graph(
-        operators=(*operators, *last), activation_peak_bytes=peak, cache_bits=widths.cache_bits
+        operators=(*operators, *last), activation_peak_bytes=peak, cache_bits=widths.cache.bits
     )
 
 

@@ -9,12 +9,11 @@ import msgspec
 
 from pliant.adapters import low_rank_bytes
 from pliant.bits import GROUP_COLUMNS, ceil_div
+from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
-#: Token, original position (int32) and log-weight (float32) that every cache entry carries.
-_ENTRY_METADATA_BYTES = 12
 #: Float rows begin on a cache line of 16 floats.
 _ROW_FLOATS = 16
 
@@ -23,21 +22,16 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What runs at once: `context` cached tokens of each of `sequences`, `chunk` tokens a step.
 
     The default chunk of 1 is a decoding step. Prefill takes steps of many tokens and needs their
-    scratch for as long as it lasts; ask with a larger `chunk` what that is. `cache_value_bytes` is
-    2 for float16 caches, 4 for float32 ones and 1 for int8 ones, whose scales are counted too.
+    scratch for as long as it lasts; ask with a larger `chunk` what that is. `cache` is
+    how keys and values are held.
     """
 
     context: int
     sequences: int = 1
     chunk: int = 1
-    cache_value_bytes: int = 2
+    cache: CacheFormat = CacheFormat()
 
     def __post_init__(self) -> None:
-        if self.cache_value_bytes not in (1, 2, 4):
-            raise UsageError(
-                f"A cache of {self.cache_value_bytes} bytes a value was asked for; use 1 (int8), "
-                "2 (float16) or 4 (float32)."
-            )
         if self.context < 0 or self.sequences < 1 or self.chunk < 1:
             raise UsageError(
                 f"A context of {self.context} tokens for {self.sequences} sequences in chunks of "
@@ -64,14 +58,17 @@ def subnet_memory(subnet: Subnet, working: WorkingSet, rank: int = 0) -> MemoryC
 
     `rank` is that of the artifact's adapters, whose factors are held for the shape (0: none).
     """
-    entries = working.sequences * working.context
-    cache = subnet.cache_bytes(entries, working.cache_value_bytes)
     return MemoryCost(
         weight_bytes=subnet.weight_bytes,
-        cache_bytes=cache + entries * _ENTRY_METADATA_BYTES,
+        cache_bytes=working.sequences * cache_bytes(subnet, working.context, working.cache),
         scratch_bytes=scratch_bytes(subnet, working.chunk, rank),
         adapter_bytes=low_rank_bytes(subnet.spec, subnet.shape, rank) if rank else 0,
     )
+
+
+def cache_bytes(subnet: Subnet, capacity: int, cache: CacheFormat) -> int:
+    """What `Engine.new_cache(capacity)` reserves for one sequence of `subnet`."""
+    return cache.num_bytes(sum(subnet.shape.groups), subnet.spec.head_dim, capacity)
 
 
 def scratch_bytes(subnet: Subnet, chunk: int, rank: int = 0) -> int:

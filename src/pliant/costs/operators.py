@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 
 #: What an operator does: the class that a device has a rate and a calibration for.
@@ -21,34 +22,28 @@ class Widths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of a stored activation and cache value, and the arithmetic of products.
 
     Weights have a width of their own in the bit plan: four widths that published tools merge into
-    one. `cache_value_bytes` is 1 (int8, with an fp32 scale per key and value), 2 or 4. Products
-    take activations as int8 codes with a scale per 64 (`int8`), or as they are (`fp32`, `fp16`).
+    one. `cache` is how keys and values are held. Products take activations as int8 codes with a
+    scale per 64 (`int8`), or as they are (`fp32`, `fp16`).
     """
 
     activation_bytes: int = 4
-    cache_value_bytes: int = 2
+    cache: CacheFormat = CacheFormat()
     arithmetic: Arithmetic = "int8"
 
     def __post_init__(self) -> None:
-        if self.activation_bytes not in (2, 4) or self.cache_value_bytes not in (1, 2, 4):
+        if self.activation_bytes not in (2, 4):
             raise UsageError(
-                f"Activations of {self.activation_bytes} and cache values of "
-                f"{self.cache_value_bytes} bytes were asked for; use 2 or 4, and 1, 2 or 4."
+                f"Activations of {self.activation_bytes} bytes were asked for; use 2 or 4."
             )
 
     @classmethod
     def of_cache(cls, bits: int) -> Widths:
         """The engine's widths with cached values of `bits` bits."""
-        return cls(cache_value_bytes=bits // 8)
-
-    @property
-    def cache_bits(self) -> int:
-        """Bits of a cached value: the class that a calibration has terms of its own for."""
-        return 8 * self.cache_value_bytes
+        return cls(cache=CacheFormat(bits=bits))
 
     def entry_bytes(self, head_dim: int) -> int:
-        """Bytes of the key, or of the value, of one token and group."""
-        return head_dim * self.cache_value_bytes + (4 if self.cache_value_bytes == 1 else 0)
+        """Bytes of the key, or of the value, of one token and group as it is written."""
+        return self.cache.row_bytes(head_dim)
 
 
 class Operator(msgspec.Struct, frozen=True, kw_only=True):

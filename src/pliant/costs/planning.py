@@ -61,7 +61,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     depth: int
     width: float
     planes: int
-    cache_value_bytes: int
+    cache_bits: int
     subnet: Subnet
     rank: float
 
@@ -138,7 +138,7 @@ def price(
     choice: Choice, device: Device, request: PlanRequest, experts: Experts | None = None
 ) -> Option:
     """One choice on a device."""
-    widths = Widths(cache_value_bytes=choice.cache_value_bytes)
+    widths = Widths.of_cache(choice.cache_bits)
     subnet = choice.subnet
     memory = planned_footprint(choice, device, request, experts)
     runtime = device.runtime_bytes or ASSUMED_RUNTIME_BYTES
@@ -179,7 +179,7 @@ def planned_footprint(
         Step(tokens=tokens, cached=request.prompt - tokens),
         Step.decode(request.context - 1, request.sequences),
     ]
-    widths = Widths(cache_value_bytes=choice.cache_value_bytes)
+    widths = Widths.of_cache(choice.cache_bits)
     dense = footprint(choice.subnet, steps, request.context, engine, widths)
     if experts is None:
         return dense

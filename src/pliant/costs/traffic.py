@@ -10,8 +10,11 @@ import msgspec
 
 from pliant.adapters import low_rank_bytes
 from pliant.bits import plane_bytes, scale_bytes
+from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 from pliant.subnet import Subnet
+
+_FLOAT16 = CacheFormat()
 
 
 class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,9 +30,9 @@ class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def decode_traffic(
-    subnet: Subnet, context: int, cache_value_bytes: int = 2, rank: int = 0
+    subnet: Subnet, context: int, cache: CacheFormat = _FLOAT16, rank: int = 0
 ) -> TokenTraffic:
-    """Traffic of one token behind `context` cached ones, of 1 (int8), 2 or 4 bytes a value.
+    """Traffic of one token behind `context` ones that `cache` holds.
 
     Every kept matrix is read once, of the embedding only the token's own row; the cache is read
     over the part that each block's window shows and written by one entry. Adapters of `rank`, if
@@ -41,13 +44,13 @@ def decode_traffic(
     embedding = subnet.bits.embedding * plane_bytes(rows, columns) + scale_bytes(rows, columns)
     if not spec.tied_embeddings:
         weights += embedding // rows - embedding
-    entries = 0
+    held = 0
     for groups, block in zip(subnet.shape.groups, subnet.shape.blocks, strict=True):
         window = spec.block_windows[block]
         seen = min(context, window) if window else context
-        entries += 2 * groups * (seen + 1)
-    row_bytes = spec.head_dim * cache_value_bytes + (4 if cache_value_bytes == 1 else 0)
-    return TokenTraffic(weight_bytes=weights, cache_bytes=entries * row_bytes)
+        read = cache.read_bytes(spec.head_dim, context - seen, context)
+        held += 2 * groups * (read + cache.row_bytes(spec.head_dim))
+    return TokenTraffic(weight_bytes=weights, cache_bytes=held)
 
 
 def tokens_per_second_bound(traffic: TokenTraffic, bytes_per_second: float) -> float:

@@ -107,6 +107,9 @@ class _Lane:
         most = min(len(self._held), item.first_scored)
         different = np.flatnonzero(self._held[:most] != item.inputs[:most])
         self._at = int(different[0]) if different.size else most
+        # A cache of few bits that is cut too deep would be near to a fresh text, not equal to it.
+        if self._at < getattr(self._cache, "exact_from", 0):
+            self._at = 0
         self._cache.truncate(self._at)
 
     def next_chunk(self) -> Chunk:

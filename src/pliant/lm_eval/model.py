@@ -22,10 +22,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from pliant.artifact.address import split_address
+from pliant.bits.cache import CacheType
 from pliant.errors import GenerationError, UsageError
 from pliant.evaluate.continuations import Continuation, score_continuations
 from pliant.runtime import SamplingOptions, Tokenizer, generate_batch, open_artifact
-from pliant.runtime.assembly import Activations, CacheType
+from pliant.runtime.assembly import Activations
 
 logger = logging.getLogger(__name__)
 #: Sequences at a time where none or "auto" is asked for.

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from pliant.artifact import Artifact
+from pliant.bits.cache import CacheFormat
 from pliant.costs.measured import MeasuredStep
 from pliant.evaluate import Runner, Speed, Workload, measure_speeds
 from pliant.measurement import (
@@ -133,6 +134,7 @@ def bench(
     threads: Sequence[int],
     workload: Workload,
     *,
+    cache: CacheFormat | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
@@ -140,7 +142,8 @@ def bench(
 
     No `threads` means the cores this process may use, no `addresses` the full model.
     The read bandwidth is probed before and after with each number of threads. `say` is told how
-    long it will take and what makes the figures doubtful. Raises `UsageError` for addresses,
+    long it will take and what makes the figures doubtful. `cache`
+    is how keys and values are held. Raises `UsageError` for addresses,
     thread counts and workloads that cannot be, before anything is measured.
     """
     cases = _checked_cases(artifact, addresses, threads, workload)
@@ -150,7 +153,11 @@ def bench(
     for place, (_, subnet, count) in enumerate(cases):
         loads.append(measure_load(artifact.path, subnet, count))
         progress("loading", place + 1, len(cases))
-    engines = [Engine(artifact, subnet, threads=count) for _, subnet, count in cases]
+    cache = cache or CacheFormat()
+    engines = [
+        Engine(artifact, subnet, count, cache_type=cache.type, cache_window=cache.window)
+        for _, subnet, count in cases
+    ]
     try:
         runners = [
             Runner(
@@ -159,6 +166,7 @@ def bench(
                 threads_text(engine.threads),
                 memory_of(engine),
                 engine.adapter_rank,
+                cache,
             )
             for engine in engines
         ]

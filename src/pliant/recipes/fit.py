@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pliant.bits.cache import CacheFormat
 from pliant.costs import MemoryCost, WorkingSet, subnet_memory
 from pliant.errors import UnsupportedError
 from pliant.measurement import Progress, silent
@@ -55,14 +56,19 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     context: int
     predictor_error: float | None = None
     rank: int = 0
+    cache: CacheFormat = CacheFormat()
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
-        return subnet_memory(candidate.subnet, WorkingSet(context=self.context), self.rank)
+        return subnet_memory(
+            candidate.subnet, WorkingSet(context=self.context, cache=self.cache), self.rank
+        )
 
     def memory_bytes(self, subnet: Subnet) -> int:
         """Bytes that a subnet needs while it runs."""
-        return subnet_memory(subnet, WorkingSet(context=self.context), self.rank).total_bytes
+        return subnet_memory(
+            subnet, WorkingSet(context=self.context, cache=self.cache), self.rank
+        ).total_bytes
 
     def predicted_increase(self, candidate: Candidate) -> float:
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
@@ -114,12 +120,14 @@ def offer(
     context: int | None = None,
     budget: Budget | None = None,
     limits: DeviceLimits | None = None,
+    cache: CacheFormat | None = None,
 ) -> Offer:
     """Every depth x width x planes x vocabulary planes with a stored sensitivity.
 
     Where they are more than `MOST_ENUMERATED`, those that an evolution finds within `budget`, or
     within several of them where none is given. With `limits` only those fast and frugal enough on
-    a device. Raises `UnsupportedError` where the artifact was built without sensitivities,
+    a device. `cache` is how the `context` is held (float16); losses are those of float16 caches.
+    Raises `UnsupportedError` where the artifact was built without sensitivities,
     `DoesNotFitError` where none keeps the limits.
     """
     manifest = model.artifact.manifest
@@ -130,7 +138,8 @@ def offer(
         )
     sensitivities = manifest.sensitivities
     tokens = context or min(DEFAULT_CONTEXT, model.artifact.spec.max_context)
-    working = WorkingSet(context=tokens)
+    cache = cache or CacheFormat()
+    working = WorkingSet(context=tokens, cache=cache)
     rank = model.artifact.adapters.rank if model.artifact.adapters else 0
 
     def resolve(address: CutAddress) -> Subnet:
@@ -155,6 +164,7 @@ def offer(
         frontier=tuple(predicted_frontier(found)),
         sensitivities=sensitivities,
         context=tokens,
+        cache=cache,
         rank=rank,
     )
 
@@ -169,6 +179,7 @@ def fit(
     study: int = STUDIED,
     threads: int | None = None,
     limits: DeviceLimits | None = None,
+    cache: CacheFormat | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """The subnet of an artifact with the lowest measured loss on `documents` within `budget`.
@@ -181,9 +192,10 @@ def fit(
     and never chooses worse than the best of what was measured before.
     Raises `DoesNotFitError` where nothing fits, naming the smallest subnet, and
     `QualityFloorError` where the best loses more than the budget allows. `limits` bound time and
-    energy on any device.
+    energy on any device; `cache` is how the context is held, which counts as memory only: losses
+    are those of float16 caches.
     """
-    offered = offer(model, context, budget, limits)
+    offered = offer(model, context, budget, limits, cache)
     # Before anything is measured: a budget that nothing keeps is refused at once.
     budget.fitting(offered.candidates)
     bench = Bench(model, documents, threads)

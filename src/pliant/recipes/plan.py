@@ -22,13 +22,12 @@ from pliant.subnet import CutAddress, Subnet
 #: Parts of depth and width that are tried where no artifact says what it holds.
 _DEPTHS = (1.0, 0.875, 0.75, 0.625, 0.5)
 _WIDTHS = (1.0, 0.75, 0.5)
-_CACHE_BYTES = (2, 1)
 #: A rule for the order of choices where no loss was measured, not a forecast: what the demo model
 #: and three others lost by planes (docs/how_it_works/bits.md), and for each part of the blocks or
 #: of the width left out after tuning. An int8 cache costs next to nothing.
 _PLANE_RANK = {8: 0.0, 7: 0.001, 6: 0.004, 5: 0.015, 4: 0.06, 3: 0.25, 2: 1.2, 1: 5.0}
 _SHAPE_RANK = 1.5
-_CACHE_RANK = 0.002
+_CACHE_RANK = {16: 0.0, 8: 0.002, 4: 0.004, 3: 0.006, 2: 0.02}
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,10 @@ def _with_caches(
 ) -> list[Choice]:
     return [
         Choice(
-            depth=depth, width=width, planes=planes, cache_value_bytes=value_bytes, subnet=subnet,
-            rank=rank + (_CACHE_RANK if value_bytes == 1 else 0.0),
+            depth=depth, width=width, planes=planes, cache_bits=bits, subnet=subnet,
+            rank=rank + lost,
         )
-        for value_bytes in _CACHE_BYTES
+        for bits, lost in _CACHE_RANK.items()
     ]  # fmt: skip
 
 

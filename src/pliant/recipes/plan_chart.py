@@ -49,7 +49,7 @@ def _draw_roofline(axes: Any, plan: Plan, item: DevicePlan, color: str) -> None:
     points = (_INTENSITIES[0], peak / bandwidth, _INTENSITIES[1])
     axes.plot(points, [min(peak, bandwidth * at) for at in points], color=color, linewidth=1.5)
     choice = (item.chosen or item.nearest).choice
-    widths = Widths(cache_value_bytes=choice.cache_value_bytes)
+    widths = Widths.of_cache(choice.cache_bits)
     sequences = plan.request.sequences
     prompt = Step(tokens=min(128, plan.request.prompt), sequences=sequences)
     for step, marker in ((Step.decode(plan.request.context - 1, sequences), "o"), (prompt, "x")):
@@ -74,7 +74,7 @@ def _draw_options(axes: Any, plan: Plan, item: DevicePlan, color: str) -> None:
             for option in item.options
             if option.choice.depth == spec.num_blocks
             and option.choice.width == 1.0
-            and option.choice.cache_value_bytes == 2
+            and option.choice.cache_bits == 16
         ),
         key=lambda option: option.total_bytes,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from pliant.bits.cache import CACHE_BITS, CacheType
 from pliant.costs import Graph, Step, Widths, step_graph
 from pliant.costs.calibration import (
     CACHE_TERMS,
@@ -22,16 +23,15 @@ from pliant.costs.calibration import (
 )
 from pliant.costs.least_squares import median_error, relative_fit
 from pliant.runtime import Chunk
-from pliant.runtime.assembly import CacheType
 from pliant.runtime.engine import Engine, KVCache
 from pliant.runtime.random_weights import RandomWeights
 from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
 #: Bits of a cached value -> the engine's name of such a cache.
-CACHE_TYPES: dict[int, CacheType] = {8: "int8", 16: "float16", 32: "float32"}
+CACHE_TYPES: dict[int, CacheType] = {bits: name for name, bits in CACHE_BITS.items()}
 #: Caches that a probe times besides float16, with `CACHE_MODELS`.
-PROBED_CACHES: tuple[int, ...] = (8,)
+PROBED_CACHES: tuple[int, ...] = (8, 4, 3, 2)
 #: Seconds that a sample takes at least, by repeating short steps.
 _LEAST_SECONDS = 0.008
 #: Every so many-th step is held out of the fit and tells its error.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pliant import _native
 from pliant.adapters import AdapterSpec, Factors
+from pliant.bits.cache import CacheFormat, CacheType
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.low_rank import encode_factors
 from pliant.shape import SubnetShape
@@ -17,9 +18,8 @@ from pliant.spec import ModelSpec
 from pliant.subnet import Subnet
 
 Activations = Literal["int8", "float32"]
-CacheType = Literal["float16", "float32", "int8"]
 Preload = Literal["none", "ahead", "all", "lock"]
-#: Bytes of one stored key or value; what `costs` takes. int8 rows have an fp32 scale beside them.
+#: Bytes of one stored key or value of whole bytes; int8 rows have an fp32 scale beside them.
 CACHE_VALUE_BYTES: dict[CacheType, int] = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -53,7 +53,7 @@ class AdaptedSource(WeightSource, Protocol):
 
 
 def decoder_config(
-    spec: ModelSpec, threads: int, activations: str, cache_type: str
+    spec: ModelSpec, threads: int, activations: str, cache: CacheFormat
 ) -> _native.DecoderConfig:
     """The numbers of a spec and how to run them, as the decoder takes them."""
     config = _native.DecoderConfig()
@@ -66,9 +66,9 @@ def decoder_config(
     if activations not in ("int8", "float32"):
         raise UsageError(f"Activations {activations!r} were asked for; use int8 or float32.")
     config.mode = getattr(_native.ActivationMode, activations)
-    if cache_type not in CACHE_VALUE_BYTES:
-        raise UsageError(f"A cache of {cache_type!r} was asked for; use float16, float32 or int8.")
-    config.cache_type = getattr(_native.CacheType, cache_type)
+    config.cache_type = getattr(_native.CacheType, "float16" if cache.is_coded else cache.type)
+    if cache.is_coded:
+        config.cache_bits, config.cache_window = cache.bits, cache.window
     for rope in spec.ropes:
         frequencies = rope.frequencies(spec.head_dim, spec.max_context)
         config.add_rotation(frequencies, rope.amplitude)

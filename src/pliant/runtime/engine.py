@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant import _native
+from pliant.bits.cache import CacheFormat, CacheType, SequenceCache
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.assembly import (
     Activations,
     AdaptedSource,
-    CacheType,
     Preload,
     WeightSource,
     decoder_config,
@@ -61,7 +61,9 @@ class Engine:
     - `activations`: "int8" rounds them per group of 64 before each matrix product, as the fast
       kernels need; "float32" is the exact reference.
     - `cache_type`: the type of stored keys and values: "float16", "float32", or "int8" with one
-      scale per token and head, which halves the bytes that a long context costs.
+      scale per token and head, which halves the bytes that a long context costs. "int4", "int3"
+      and "int2" keep the last `cache_window` (a multiple of 64) to `cache_window + 63` tokens as
+      float16 and round those before to codes of so many bits (`pliant.bits.cache`).
     - `preload`: when the weights of the cut, and no others, come into memory. "ahead" asks the
       system to read them in the background, "none" leaves it to the first use of each page, "all"
       waits until they are there, "lock" also keeps them there until the engine is closed
@@ -84,6 +86,7 @@ class Engine:
         activations: Activations = "int8",
         cache_type: CacheType = "float16",
         *,
+        cache_window: int = 64,
         preload: Preload = "ahead",
         head_screen: int = 0,
         check_finite: bool = False,
@@ -93,7 +96,8 @@ class Engine:
         self._turn = threading.Lock()
         self._threads = usable_threads(threads)
         self._kernels = kernel_path()
-        config = decoder_config(subnet.spec, self._threads, activations, cache_type)
+        self._cache_format = CacheFormat.of_type(cache_type, cache_window)
+        config = decoder_config(subnet.spec, self._threads, activations, self._cache_format)
         if preload not in ("none", "ahead", "all", "lock"):
             raise UsageError(
                 f"A preload of {preload!r} was asked for; use none, ahead, all or lock."
@@ -139,6 +143,17 @@ class Engine:
     def threads(self) -> int:
         """Threads that compute, the caller's included."""
         return self._threads
+
+    @property
+    def cache_format(self) -> CacheFormat:
+        """How its caches hold keys and values, and the bytes of each."""
+        return self._cache_format
+
+    @property
+    def sequence_cache(self) -> SequenceCache:
+        """What a cache of this engine takes for any capacity, and where it can be cut."""
+        shape, head_dim = self._subnet.shape, self._subnet.spec.head_dim
+        return SequenceCache(format=self._cache_format, groups=sum(shape.groups), head_dim=head_dim)
 
     @property
     def head_screen(self) -> int:

@@ -10,8 +10,9 @@ from typing import Any, Self
 import msgspec
 
 from pliant.artifact import Artifact
+from pliant.bits.cache import CacheType
 from pliant.errors import UsageError
-from pliant.runtime.assembly import Activations, CacheType, Preload
+from pliant.runtime.assembly import Activations, Preload
 from pliant.runtime.chat import Message, plain_chat
 from pliant.runtime.engine import Engine
 from pliant.runtime.generation import Generation, TextStream, generate_batch, stream
@@ -142,6 +143,7 @@ class Pliant:
         threads: int | None = None,
         activations: Activations = "int8",
         cache_type: CacheType = "float16",
+        cache_window: int = 64,
         preload: Preload = "ahead",
         head_screen: int = 0,
     ) -> TextEngine:
@@ -149,7 +151,7 @@ class Pliant:
 
         The empty address is the full model. `threads` are all cores unless given; `activations`
         is the arithmetic of the matrix products, `cache_type` the type of keys and values,
-        `preload` and `head_screen` are options of `Engine`.
+        `cache_window`, `preload` and `head_screen` are options of `Engine`.
         Raises `UsageError` for an address that names no subnet of this artifact.
         """
         subnet = address if isinstance(address, Subnet) else self.subnet(address)
@@ -159,6 +161,7 @@ class Pliant:
             threads=threads,
             activations=activations,
             cache_type=cache_type,
+            cache_window=cache_window,
             preload=preload,
             head_screen=head_screen,
         )

@@ -18,6 +18,7 @@ import numpy as np
 from pliant.errors import GenerationError, OutOfSpaceError, PliantError, UsageError
 from pliant.runtime.chunk import Chunk
 from pliant.serve.scheduling import Copy, Drop, Limits, Make, Plan, Scheduler, Slice, Take, Work
+from pliant.serve.scheduling.pool import CacheRules
 from pliant.serve.writer import Emission, Writer
 
 #: Seconds to wait where everything that waits depends on something else.
@@ -51,6 +52,10 @@ class LaneEngine(Protocol):
     def max_context(self) -> int:
         """Most tokens of one sequence."""
 
+    @property
+    def sequence_cache(self) -> CacheRules:
+        """What its caches take and where they can be cut."""
+
     def new_cache(self, capacity: int) -> Any:
         """An empty cache that can `copy` and `truncate`."""
 
@@ -82,9 +87,8 @@ class EngineRoom:
 
     def open_lane(self, name: str, engine: LaneEngine) -> None:
         """Let an engine take works under `name`."""
-        one = engine.new_cache(1)
         with self._changed:
-            self.scheduler.add_lane(name, one.num_bytes, engine.max_context)
+            self.scheduler.add_lane(name, engine.sequence_cache, engine.max_context)
             self._engines[name] = engine
 
     def close_lane(self, name: str) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import msgspec
 import psutil
 
-from pliant.costs.footprint import ENTRY_BYTES
+from pliant.bits.cache import CacheFormat, CacheType, SequenceCache
 from pliant.errors import UnsupportedError, UsageError
 from pliant.load import Deadlines
 from pliant.measurement import format_bytes
-from pliant.runtime.assembly import CACHE_VALUE_BYTES, CacheType
 from pliant.runtime.text_engine import Pliant
 from pliant.serve.app import Service
 from pliant.serve.engine_room import EngineRoom
@@ -49,6 +48,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_subnets: int = 4
     threads: int | None = None
     cache_type: CacheType = "float16"
+    cache_window: int = 64
     cache_bytes: int | None = None
     max_sequences: int = 16
     max_waiting: int = 256
@@ -58,6 +58,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadlines: Deadlines = Deadlines()
     guard: GuardLimits = GuardLimits()
 
+    @property
+    def cache_format(self) -> CacheFormat:
+        """How caches hold keys and values; `UsageError` for a type or window that cannot be."""
+        return CacheFormat.of_type(self.cache_type, self.cache_window)
+
     def check(self, keys: Keys) -> None:
         """Refuse to be reachable from elsewhere without keys."""
         if not keys and not _is_loopback(self.host):
@@ -65,10 +70,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f"A server on {self.host} can be reached by others and has no keys; give --keys "
                 "FILE or PLIANT_API_KEYS, or listen on 127.0.0.1."
             )
-        if self.cache_type not in CACHE_VALUE_BYTES:
-            raise UsageError(
-                f"A cache of {self.cache_type!r} was asked for; use float16, float32 or int8."
-            )
+        _ = self.cache_format  # checks its name and window
         if not 0 < self.step_seconds <= 60:
             raise UsageError(f"A step of {self.step_seconds:g} s makes no sense; try 50ms.")
         if "@" in self.name or not self.name:
@@ -113,6 +115,7 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
         max_open=options.max_subnets,
         threads=options.threads,
         cache_type=options.cache_type,
+        cache_window=options.cache_window,
     )
 
     def snapshot() -> dict[str, Any]:
@@ -125,11 +128,14 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
 def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:
     """What all places with a whole context take, or a quarter of what is free if that is less."""
     subnet = model.subnet(options.default_cut)
-    value_bytes = CACHE_VALUE_BYTES[options.cache_type]
-    one = subnet.cache_bytes(1, value_bytes) + ENTRY_BYTES
-    wanted = one * subnet.spec.max_context * options.max_sequences
+    caches = SequenceCache(
+        format=options.cache_format,
+        groups=sum(subnet.shape.groups),
+        head_dim=subnet.spec.head_dim,
+    )
+    wanted = caches.num_bytes(subnet.spec.max_context) * options.max_sequences
     free = int(psutil.virtual_memory().available) // _FREE_MEMORY_SHARE
-    return max(min(wanted, free), one * 16)
+    return max(min(wanted, free), caches.num_bytes(16))
 
 
 def listen(host: str, port: int) -> socket.socket:

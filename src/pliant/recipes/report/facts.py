@@ -110,7 +110,7 @@ def _choices(artifact: Artifact) -> tuple[list[Choice], str]:
     """Every depth x width x planes with a cache of 16 bits, and what their order rests on."""
     model = PlannedModel(str(artifact.path), "artifact", artifact.spec, artifact=artifact)
     choices, ranked_by = model_choices(model)
-    return [choice for choice in choices if choice.cache_value_bytes == 2], ranked_by
+    return [choice for choice in choices if choice.cache_bits == 16], ranked_by
 
 
 def _predicted(artifact: Artifact, choice: Choice, *, on_frontier: bool = False) -> Point | None:

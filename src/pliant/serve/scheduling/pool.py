@@ -7,20 +7,52 @@ is kept for its prefix until its bytes are needed.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from pliant.errors import UsageError
 from pliant.serve.scheduling.prefixes import PrefixIndex
 
 
-class Lane:
-    """One subnet: bytes of a cached token and the longest sequence it reads."""
+class CacheRules(Protocol):
+    """What caches of a subnet take, and where they can be cut (`pliant.bits.cache`)."""
 
-    def __init__(self, name: str, entry_bytes: int, max_context: int) -> None:
-        self.name, self.entry_bytes, self.max_context = name, entry_bytes, max_context
+    def num_bytes(self, capacity: int) -> int:
+        """Bytes of a cache for `capacity` tokens; more for more tokens."""
+
+    def exact_length(self, length: int, longest: int) -> int:
+        """Of `length` tokens of a cache that has held `longest`, those that can be used again."""
+
+
+class PlainCaches:
+    """Caches of so many bytes a token, which can be cut anywhere."""
+
+    def __init__(self, entry_bytes: int) -> None:
+        self._entry_bytes = entry_bytes
+
+    def num_bytes(self, capacity: int) -> int:
+        """Bytes of a cache for `capacity` tokens."""
+        return self._entry_bytes * capacity
+
+    def exact_length(self, length: int, longest: int) -> int:
+        """All of them."""
+        return length
+
+
+class Lane:
+    """One subnet: what its caches take and the longest sequence it reads."""
+
+    def __init__(self, name: str, caches: CacheRules, max_context: int) -> None:
+        self.name, self.caches, self.max_context = name, caches, max_context
         #: Nanoseconds of steps so far, by which lanes take turns.
         self.service = 0
+
+    def most_tokens(self, budget_bytes: int) -> int:
+        """The longest sequence whose cache a budget holds."""
+        lengths = range(self.max_context + 1)
+        return bisect_right(lengths, budget_bytes, key=self.caches.num_bytes) - 1
 
 
 class Holding:
@@ -29,12 +61,18 @@ class Holding:
     def __init__(self, cache: int, lane: Lane, capacity: int, salt: str) -> None:
         self.cache, self.lane, self.capacity, self.salt = cache, lane, capacity, salt
         self.tokens: list[int] = []
+        #: The most tokens it has held, cut or not.
+        self.longest = 0
         self.in_use = True
 
     @property
     def num_bytes(self) -> int:
         """Bytes reserved."""
-        return self.capacity * self.lane.entry_bytes
+        return self.lane.caches.num_bytes(self.capacity)
+
+    def exact_length(self, length: int) -> int:
+        """Of its first `length` tokens those that a sequence can start from."""
+        return self.lane.caches.exact_length(length, self.longest)
 
 
 class CachePool:
@@ -104,6 +142,7 @@ class CachePool:
     def grow_tokens(self, holding: Holding, tokens: tuple[int, ...]) -> None:
         """Note that `tokens` were appended to a holding."""
         holding.tokens += tokens
+        holding.longest = max(holding.longest, len(holding.tokens))
         assert len(holding.tokens) <= holding.capacity, "a cache would overflow"
         self._index.extend(holding)
 
@@ -131,9 +170,12 @@ class CachePool:
         At least a page, and never all of `tokens`: the last is computed for its logits.
         """
         found = self._index.match(lane.name, salt, tokens)
-        if found is not None and not found[0].in_use:
-            self._stored.move_to_end(found[0].cache)
-        return found
+        if found is None:
+            return None
+        holding, length = found[0], found[0].exact_length(found[1])
+        if not holding.in_use:
+            self._stored.move_to_end(holding.cache)
+        return (holding, length) if length else None
 
     def forget_lane(self, lane: Lane) -> list[int]:
         """Drop what is stored of a lane; the caches dropped. `UsageError` while one is in use."""

@@ -94,7 +94,7 @@ class Room:
         return self._pool.free_bytes >= num_bytes
 
     def _make(self, sequence: Sequence, capacity: int) -> bool:
-        if not self._evict_for(capacity * sequence.lane.entry_bytes):
+        if not self._evict_for(sequence.lane.caches.num_bytes(capacity)):
             return False
         sequence.holding = self._pool.make(sequence.lane, capacity, sequence.work.salt)
         self.moves.append(Make(sequence.holding.cache, sequence.lane.name, capacity))
@@ -113,7 +113,7 @@ class Room:
             self._pool.take(source, length)
             self.moves.append(Take(source.cache, length))
             sequence.holding = source
-        elif self._evict_for(capacity * sequence.lane.entry_bytes, kept=source):
+        elif self._evict_for(sequence.lane.caches.num_bytes(capacity), kept=source):
             self._copy(sequence, source, length, capacity)
             if superseded:
                 self._drop(source)
@@ -129,13 +129,14 @@ class Room:
         holding = self._pool.make(sequence.lane, capacity, sequence.work.salt)
         self.moves.append(Copy(holding.cache, source.cache, length, capacity))
         self._pool.grow_tokens(holding, tuple(source.tokens[:length]))
+        holding.longest = source.longest
         sequence.holding = holding
 
     def _move_to(self, sequence: Sequence, capacity: int) -> bool:
         """A larger cache with the same tokens, where both fit beside each other for a moment."""
         old = sequence.holding
         assert old is not None
-        if not self._evict_for(capacity * sequence.lane.entry_bytes):
+        if not self._evict_for(sequence.lane.caches.num_bytes(capacity)):
             return False
         self._copy(sequence, old, len(old.tokens), capacity)
         self._drop(old)
@@ -144,7 +145,7 @@ class Room:
     def _compute_again(self, sequence: Sequence, capacity: int) -> bool:
         """A larger cache in the place of the old one, whose tokens are computed once more."""
         assert sequence.holding is not None
-        own, needed = sequence.holding.num_bytes, capacity * sequence.lane.entry_bytes
+        own, needed = sequence.holding.num_bytes, sequence.lane.caches.num_bytes(capacity)
         if self._pool.free_bytes + self._pool.stored_bytes + own < needed:
             return False
         self._counts.preemptions += 1

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pliant.errors import GenerationError, UsageError
 from pliant.serve.scheduling.fairness import PROMPT_TOKEN_COST, WRITTEN_TOKEN_COST, FairQueue
 from pliant.serve.scheduling.pace import StepPace
-from pliant.serve.scheduling.pool import CachePool, Lane
+from pliant.serve.scheduling.pool import CachePool, CacheRules, Lane, PlainCaches
 from pliant.serve.scheduling.room import Room
 from pliant.serve.scheduling.sequence import Sequence
 from pliant.serve.scheduling.work import Counts, Drop, Limits, Plan, Slice, TooBusyError, Work
@@ -71,11 +71,14 @@ class Scheduler:
         """Works of one lane, waiting or running."""
         return sum(sequence.lane.name == lane for sequence in self._sequences.values())
 
-    def add_lane(self, name: str, entry_bytes: int, max_context: int) -> None:
-        """A subnet whose caches take `entry_bytes` for each of at most `max_context` tokens."""
+    def add_lane(self, name: str, caches: CacheRules | int, max_context: int) -> None:
+        """A subnet that reads `max_context` tokens, whose caches follow rules or take so many bytes
+        a token."""
         if name in self._lanes:
             raise UsageError(f"There is a lane {name!r} already.")
-        self._lanes[name] = Lane(name, entry_bytes, max_context)
+        self._lanes[name] = Lane(
+            name, PlainCaches(caches) if isinstance(caches, int) else caches, max_context
+        )
         limits = self.limits
         self._paces[name] = StepPace(
             limits.step_nanoseconds, limits.min_prefill_tokens, limits.max_step_tokens
@@ -90,8 +93,7 @@ class Scheduler:
 
     def max_tokens(self, lane: str) -> int:
         """Most tokens one sequence of a lane can have: its context, or what the budget holds."""
-        found = self._lanes[lane]
-        return min(found.max_context, self.limits.cache_bytes // found.entry_bytes)
+        return self._lanes[lane].most_tokens(self.limits.cache_bytes)
 
     def submit(self, work: Work) -> None:
         """Accept a work. Nothing is accepted that could not be finished.
@@ -192,11 +194,12 @@ class Scheduler:
                 f"shorten the prompt by {len(work.prompt) - most} tokens."
             )
         capacity = self.pool.capacity_for(lane, sequence.bound)
-        if capacity * lane.entry_bytes > self.limits.cache_bytes:
-            most = self.limits.cache_bytes // lane.entry_bytes
+        needed = lane.caches.num_bytes(capacity)
+        if needed > self.limits.cache_bytes:
+            most = lane.most_tokens(self.limits.cache_bytes)
             raise GenerationError(
                 f"The prompt of {len(work.prompt)} tokens and up to {work.max_tokens} more take "
-                f"{capacity * lane.entry_bytes} bytes of cache and {self.limits.cache_bytes} are "
+                f"{needed} bytes of cache and {self.limits.cache_bytes} are "
                 f"granted, enough for {most} tokens; ask for fewer."
             )
 
