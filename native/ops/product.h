@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "kernels/low_rank.h"
+#include "kernels/signs.h"
 
 namespace pliant {
 
@@ -52,7 +53,7 @@ struct ProductInput {
 
 // y[token][row] = W x + bias + B z, where z = A x was reduced before
 struct Product {
-  const PlaneMatrix* matrix = nullptr;
+  const CodedMatrix* matrix = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   float* output = nullptr;      // [tokens][stride]
   size_t stride = 0;
@@ -68,6 +69,9 @@ constexpr int kMostSharedProducts = 3;
 // the rows of A.
 void reduce_share(const Kernels& kernels, std::span<const Product> products,
                   const ProductInput& input, int worker, int workers);
+
+// Row `row` in fp32: an embedding lookup.
+void read_row(const Kernels& kernels, const CodedMatrix& matrix, int row, float* y);
 
 // The rows of `tiles` of one product.
 void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from pliant.cli.options import DryRun, Json, MaxRam, Quiet, Seed
+from pliant.bits import most_planes
+from pliant.cli.options import CodecName, DryRun, Json, MaxRam, Planes, Quiet, Seed
 from pliant.cli.output import Output, facts
 from pliant.errors import UsageError
 from pliant.measurement import MemoryLimit, format_bytes, format_seconds
@@ -57,12 +58,6 @@ Lora = Annotated[
         envvar="PLIANT_LORA",
         metavar="FOLDER",
         help="A LoRA adapter of PEFT, merged into the weights first.",
-    ),
-]
-Planes = Annotated[
-    int,
-    typer.Option(
-        "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
     ),
 ]
 Finer = Annotated[
@@ -133,7 +128,8 @@ def build(
     output_path: OutputPath,
     calibration: Calibration = None,
     lora: Lora = None,
-    planes: Planes = 8,
+    codec: CodecName = "uniform",
+    planes: Planes = None,
     rounding: RoundingOption = "feedback",
     finer: Finer = None,
     tune_steps: TuneSteps = 0,
@@ -156,7 +152,8 @@ def build(
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
     choices: dict[str, Any] = {
-        "planes": planes, "rounding": rounding, "finer": finer, "seed": seed
+        "codec": codec, "planes": most_planes(codec) if planes is None else planes,
+        "rounding": rounding, "finer": finer, "seed": seed,
     }  # fmt: skip
     tune = {"steps": tune_steps, "mode": tune_mode, "seed": seed} if tune_steps else None
     with _checkpoint_of(checkpoint, output_path, lora, output) as source:
@@ -251,6 +248,7 @@ def _plan(
         "artifact": str(output_path),
         "architecture": spec.architecture,
         "parameters": Subnet.full(spec).num_parameters,
+        "codec": options.codec,
         "planes": options.planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
@@ -278,7 +276,10 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("would build", plan["artifact"]),
         ("from", f"{plan['checkpoint']} ({plan['architecture']})"),
         ("parameters", f"{plan['parameters']:,}"),
-        ("on disk", f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes"),
+        (
+            "on disk",
+            f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes, {plan['codec']}",
+        ),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
         ("rounding", plan["rounding"] + _learning(plan)),
     ]
