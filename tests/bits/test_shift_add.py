@@ -114,8 +114,15 @@ def test_what_it_is_and_what_is_refused():
 def test_many_rows_are_coded_in_runs(monkeypatch):
     weight_OI = random_matrix(100, 70)
     whole = ShiftAddCodec(2).encode(weight_OI)
+    feedback = ErrorFeedback.of(moment_of(70))
+    swept = ShiftAddCodec(2).encode_compensated(weight_OI, feedback)
     monkeypatch.setattr("pliant.bits.shift_add._ROWS_AT_ONCE", 32)
+    monkeypatch.setattr("pliant.bits.shift_add._COMPENSATED_WEIGHTS", 40 * 70)
     runs = ShiftAddCodec(2).encode(weight_OI)
+    again = ShiftAddCodec(2).encode_compensated(weight_OI, feedback)
+    # Products of other sizes may differ in the last bit, and then a sign here and there.
+    differ = swept.scales != again.scales
+    assert differ.mean() < 0.01
     for plane, again in zip(whole.planes, runs.planes, strict=True):
         np.testing.assert_array_equal(plane, again)
     np.testing.assert_array_equal(whole.scales, runs.scales)

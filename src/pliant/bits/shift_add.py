@@ -40,6 +40,8 @@ MOST_PLANES = 4
 _BLOCKS = TILE_ROWS // SHARED_ROWS
 #: Rows coded at once: 64 fp64 columns of them and their temporaries stay within 20 MiB.
 _ROWS_AT_ONCE = 4096
+#: With error feedback so many weights, of which there are three fp64 copies: 24 MiB.
+_COMPENSATED_WEIGHTS = 2**20
 
 #: Why the other scaling of ShiftAddLLM is not among the codecs of artifacts.
 ACC_REFUSED = (
@@ -95,10 +97,16 @@ class ShiftAddCodec:
         The scales of 64 columns are fitted when their sweep begins, to what the columns before them
         made of them, each weighed by what an error of it costs the output: `1 / U[j, j]²`.
         """
-        target_OI = _finite(weight_OI, name)
-        num_rows, num_columns = target_OI.shape
+        num_rows, num_columns = weight_OI.shape
         coded = _Coded(num_rows, num_columns, self.planes)
-        rows = slice(0, num_rows)
+        at_once = max(_COMPENSATED_WEIGHTS // num_columns // TILE_ROWS, 1) * TILE_ROWS
+        for first in range(0, num_rows, at_once):
+            rows = slice(first, min(first + at_once, num_rows))
+            self._sweep(coded, rows, _finite(weight_OI[rows], name), feedback)
+        return coded.packed()
+
+    def _sweep(self, coded: _Coded, rows: slice, target_OI: Float, feedback: ErrorFeedback) -> None:
+        """Code some rows, which depend on no others, by error feedback."""
         cost_I = 1 / np.square(feedback.factor_II.diagonal())
         code: list[BinaryCode] = []
 
@@ -111,7 +119,6 @@ class ShiftAddCodec:
             return coded.set_signs(code[0], rows, columns, target_KO[0][:, None]).T
 
         feedback.sweep(target_OI, round_column, 1, begin)
-        return coded.packed()
 
     def decode(
         self,
