@@ -181,7 +181,7 @@ def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         losses = [row["increase"] / row["dense"] for row in found]
         cells.append((model, round(bits), statistics.fmean(losses), [
             model, method, f"{bits:.2f}", f"{statistics.fmean(losses):+.1%}",
-            f"{(max(losses) - min(losses)) / 2:.1%}",
+            f"{(max(losses) - min(losses)) / 2:.1%}" if len(losses) > 1 else "one seed",
             f"{statistics.fmean(row['kl'] for row in found):.4f}",
         ]))  # fmt: skip
     columns = ["model", "method", "effective bits", "loss", "± seeds", "KL, nats"]
