@@ -1,8 +1,9 @@
 """How fast are the kinds of products beside the uniform one, on each kernel path of this machine?
 
 `python benchmarks/kinds.py` prints and writes `benchmarks/results/kinds.json`: weights per second
-of one token times a matrix in cache, with uniform planes, planes with a coefficient each, and
-ternary digits; and the ratio of each path to the scalar definition in the same run.
+of one token times a matrix in cache, with uniform planes, planes of signs (by the engine's
+kernels, and by shifts and additions alone), planes with a coefficient each, and ternary digits; and
+the ratio of each path to the scalar definition in the same run.
 """
 
 from __future__ import annotations
@@ -48,7 +49,20 @@ def products() -> dict[str, Product]:
             isa, planes[:count], numbers, scales, *shape, x
         )
 
+    def signs(count: int) -> Product:
+        return lambda isa, x: kernels.signs_int8(isa, planes[:count], scales, *shape, x)
+
+    # Three powers of two in each scale, as the codec has them nearly always.
+    sums = np.full(scales.size, np.float16(21 / 2048)).view(np.uint16)
+    codes = random.integers(-127, 128, (1, COLUMNS), np.int8)
+    exponents = np.full((1, COLUMNS // 64), -7, np.int32)
+
+    def shifted(count: int) -> Product:
+        return lambda isa, x: kernels.shift_add(planes[:count], sums, *shape, codes, exponents)
+
     return {
+        **{f"signs, {count} planes": signs(count) for count in (1, 2, 3, 4)},
+        **{f"signs by shifts, {count} planes": shifted(count) for count in (2, 3, 4)},
         **{f"uniform, {count} planes": uniform(count) for count in (1, 2, 3, 4)},
         **{f"coefficients, {count} planes": general(count) for count in (1, 2, 3, 4)},
         "ternary": lambda isa, x: kernels.ternary_int8(isa, digits, scales, *shape, x),

@@ -350,6 +350,7 @@ void bind_kernels(nb::module_& parent) {
         nb::call_guard<nb::gil_scoped_release>(),
         "Multiplications and additions per second of the path's dot-product instruction.");
   bind_coefficients(m);
+  bind_signs(m);
   bind_ternary(m);
 }
 

@@ -66,9 +66,9 @@ void set_vector(BoundBlock& block, const std::string& name, const FloatVector& v
 
 void bind_weights(nb::module_& m) {
   nb::class_<BoundMatrix>(m, "PlaneMatrix", "The planes and scales of a prefix of a matrix.")
-      .def(nb::init<std::vector<PlaneArray>, ScaleArray, int, int, int, int>(),
+      .def(nb::init<std::vector<PlaneArray>, ScaleArray, int, int, int, int, const std::string&>(),
            "planes"_a.noconvert(), "scales"_a.noconvert(), "rows"_a, "columns"_a, "stored_rows"_a,
-           "stored_columns"_a)
+           "stored_columns"_a, "form"_a = "uniform")
       .def_prop_ro("rows", [](const BoundMatrix& matrix) { return matrix.view().rows; })
       .def_prop_ro("columns", [](const BoundMatrix& matrix) { return matrix.view().columns; })
       .def_prop_ro("num_planes",

@@ -19,7 +19,7 @@ std::string shape_text(int rows, int columns) {
 }  // namespace
 
 BoundMatrix::BoundMatrix(std::vector<PlaneArray> planes, ScaleArray scales, int rows, int columns,
-                         int stored_rows, int stored_columns)
+                         int stored_rows, int stored_columns, const std::string& form)
     : planes_(std::move(planes)), scales_(std::move(scales)) {
   if (planes_.empty() || planes_.size() > size_t(kMaxPlanes))
     throw std::invalid_argument(std::to_string(planes_.size()) +
@@ -28,6 +28,12 @@ BoundMatrix::BoundMatrix(std::vector<PlaneArray> planes, ScaleArray scales, int 
     throw std::invalid_argument("A prefix of " + shape_text(rows, columns) +
                                 " was asked for; the matrix is " +
                                 shape_text(stored_rows, stored_columns) + ".");
+  if (form != "uniform" && form != "signs")
+    throw std::invalid_argument("Planes of the form " + form + "; there are uniform and signs.");
+  view_.form = form == "signs" ? PlaneForm::kSigns : PlaneForm::kUniform;
+  if (view_.form == PlaneForm::kSigns && planes_.size() > size_t(kSignPlanes))
+    throw std::invalid_argument(std::to_string(planes_.size()) +
+                                " planes of signs were given; there are scales for 4.");
   view_.scales = scales_.data();
   view_.num_planes = int(planes_.size());
   view_.rows = rows;

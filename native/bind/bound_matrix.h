@@ -4,9 +4,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "kernels/signs.h"
 
 namespace pliant {
 
@@ -20,14 +21,14 @@ using ScaleArray =
 class BoundMatrix {
  public:
   BoundMatrix(std::vector<PlaneArray> planes, ScaleArray scales, int rows, int columns,
-              int stored_rows, int stored_columns);
+              int stored_rows, int stored_columns, const std::string& form);
 
-  const PlaneMatrix& view() const { return view_; }
+  const CodedMatrix& view() const { return view_; }
 
  private:
   std::vector<PlaneArray> planes_;
   ScaleArray scales_;
-  PlaneMatrix view_;
+  CodedMatrix view_;
 };
 
 }  // namespace pliant

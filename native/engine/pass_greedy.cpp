@@ -39,9 +39,9 @@ void ForwardPass::choose_tokens() {
   const std::span<const int> wanted = step_.logit_tokens();
   const int count = int(wanted.size());
   if (count == 0) return;
-  const PlaneMatrix& head = weights_.head;
+  const CodedMatrix& head = weights_.head;
   const bool screened = config_.head_screen > 0 && config_.head_screen < head.num_planes;
-  PlaneMatrix first = head;
+  CodedMatrix first = head;
   if (screened) first.num_planes = config_.head_screen;
   HeadScores& scores = workspace_.scores;
   scores.reserve(count, config_.vocab_size, head.groups(), workers_);

@@ -18,7 +18,7 @@ void ForwardPass::continue_stream(Lane& lane, int row, int token) const {
 
 void ForwardPass::embed(Lane& lane, int token) const {
   float* hidden = lane.hidden.row(token);
-  kernels_.decode_row(weights_.embedding, step_.tokens()[size_t(token)].token, hidden);
+  read_row(kernels_, weights_.embedding, step_.tokens()[size_t(token)].token, hidden);
   if (config_.embedding_scale == 1.0f) return;
   for (int column = 0; column < config_.hidden_size; ++column)
     hidden[column] *= config_.embedding_scale;

@@ -32,7 +32,10 @@ std::string shape_text(int rows, int columns) {
   return std::to_string(rows) + " x " + std::to_string(columns);
 }
 
-void check_matrix(const std::string& name, const PlaneMatrix& matrix, int rows, int columns) {
+void check_matrix(const std::string& name, const CodedMatrix& matrix, int rows, int columns) {
+  if (matrix.form == PlaneForm::kSigns && matrix.num_planes > kSignPlanes)
+    throw UsageError(name + " has " + std::to_string(matrix.num_planes) +
+                     " planes of signs; give 1 to 4.");
   if (matrix.num_planes < 1 || matrix.num_planes > kMaxPlanes)
     throw UsageError(name + " has " + std::to_string(matrix.num_planes) + " planes; give 1 to 8.");
   if (matrix.rows != rows || matrix.columns != columns)
@@ -165,6 +168,10 @@ void check_weights(const DecoderConfig& config, const DecoderWeights& weights) {
   if (config.head_screen < 0 || config.head_screen > kMaxPlanes)
     throw UsageError("A head is screened with 0 to 8 planes; " +
                      std::to_string(config.head_screen) + " were asked for.");
+  if (config.head_screen > 0 && weights.head.form != PlaneForm::kUniform)
+    throw UsageError(
+        "The head can be screened where its planes are weighed by halves; this one has planes of "
+        "signs, leave head_screen at 0.");
   if (config.head_screen > 0 &&
       (config.mode != ActivationMode::kInt8 || config.logit_softcap > 0.0f))
     throw UsageError(

@@ -53,7 +53,7 @@ struct DecoderConfig {
 // A plane matrix, its bias, which is empty where the architecture has none, and what an adapter
 // adds to it (rank 0: nothing).
 struct Linear {
-  PlaneMatrix matrix;
+  CodedMatrix matrix;
   std::vector<float> bias;
   LowRank low_rank;
 
@@ -83,8 +83,8 @@ struct BlockWeights {
 };
 
 struct DecoderWeights {
-  PlaneMatrix embedding;
-  PlaneMatrix head;
+  CodedMatrix embedding;
+  CodedMatrix head;
   std::vector<float> final_norm;
   std::vector<BlockWeights> blocks;
 

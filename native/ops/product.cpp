@@ -35,11 +35,36 @@ Int8Activations QuantizedRows::view(int tokens, int columns) const {
           ceil_div(columns, kGroupColumns) * kGroupColumns};
 }
 
+namespace {
+
+void multiply_signs(const SignKernels& kernels, const Product& product, const ProductInput& input,
+                    Share tiles) {
+  if (input.mode == ActivationMode::kInt8) {
+    kernels.product_int8(*product.matrix, input.quantized, tiles.begin, tiles.end, product.output,
+                         product.stride);
+  } else {
+    kernels.product_f32(*product.matrix, input.values, input.tokens, input.stride, tiles.begin,
+                        tiles.end, product.output, product.stride);
+  }
+}
+
+}  // namespace
+
+void read_row(const Kernels& kernels, const CodedMatrix& matrix, int row, float* y) {
+  if (matrix.form == PlaneForm::kSigns) {
+    signs_row(matrix, row, y);
+  } else {
+    kernels.decode_row(matrix, row, y);
+  }
+}
+
 void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,
               Share tiles, void* scratch) {
   if (tiles.begin >= tiles.end) return;
-  const PlaneMatrix& matrix = *product.matrix;
-  if (input.mode == ActivationMode::kInt8) {
+  const CodedMatrix& matrix = *product.matrix;
+  if (matrix.form == PlaneForm::kSigns) {
+    multiply_signs(sign_kernels(kernels), product, input, tiles);
+  } else if (input.mode == ActivationMode::kInt8) {
     kernels.planes_int8(matrix, input.quantized, tiles.begin, tiles.end, product.output,
                         product.stride, scratch);
   } else {

@@ -12,6 +12,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "kernels/low_rank.h"
+#include "kernels/signs.h"
 
 namespace pliant {
 
@@ -53,7 +54,7 @@ struct ProductInput {
 
 // y[token][row] = W x + bias, and what an adapter adds to it (ops/reduction.h)
 struct Product {
-  const PlaneMatrix* matrix = nullptr;
+  const CodedMatrix* matrix = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   float* output = nullptr;      // [tokens][stride]
   size_t stride = 0;
@@ -62,6 +63,9 @@ struct Product {
 
 // Products that share an input at most: q, k and v.
 constexpr int kMostSharedProducts = 3;
+
+// Row `row` in fp32: an embedding lookup.
+void read_row(const Kernels& kernels, const CodedMatrix& matrix, int row, float* y);
 
 // The rows of `tiles` of one product, without its adapter.
 void multiply(const Kernels& kernels, const Product& product, const ProductInput& input,

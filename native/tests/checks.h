@@ -109,6 +109,7 @@ extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
 
 // Each of these compares one kind of product on `path` with the scalar definition.
 void check_coefficients(const Kernels& scalar, const Kernels& path);
+void check_signs(const Kernels& scalar, const Kernels& path);
 void check_ternary(const Kernels& scalar, const Kernels& path);
 void check_low_rank(const Kernels& scalar, const Kernels& path);
 

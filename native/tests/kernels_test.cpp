@@ -315,6 +315,7 @@ void check_path(const Kernels& path) {
   check_elementwise(scalar, path);
   check_attend(scalar, path);
   check_coefficients(scalar, path);
+  check_signs(scalar, path);
   check_ternary(scalar, path);
   check_low_rank(scalar, path);
   std::printf("%-12s checked, %d failures so far\n", path.isa, num_failures);

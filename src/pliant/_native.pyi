@@ -82,6 +82,7 @@ class PlaneMatrix:
         columns: int,
         stored_rows: int,
         stored_columns: int,
+        form: str = "uniform",
     ) -> None: ...
     @property
     def rows(self) -> int:
@@ -351,6 +352,55 @@ class Kernels(Protocol):
         threads: int = 1,
     ) -> NDArray[np.float32]:
         """`y[T, rows] + B (A x)`; x is rounded to int8 first unless `exact`."""
+
+    def signs_int8(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Quantize x and multiply by planes of signs: `[T, rows]`."""
+
+    def signs_f32(
+        self,
+        isa: str,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        x: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Multiply by planes of signs in fp32: `[T, rows]`."""
+
+    def signs_row(
+        self,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        row: int,
+    ) -> NDArray[np.float32]:
+        """One row in fp32, `[columns]`."""
+
+    def shift_add(
+        self,
+        planes: Sequence[NDArray[np.uint8]],
+        scales: NDArray[np.uint16],
+        rows: int,
+        columns: int,
+        stored_columns: int,
+        codes: NDArray[np.int8],
+        exponents: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """`codes[T, K] * 2^exponents[T, groups]` by shifts and additions alone: `[T, rows]`."""
 
     def coefficients_int8(
         self,

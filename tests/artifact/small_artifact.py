@@ -56,16 +56,16 @@ def some_findings(spec, **changes):
 
 
 @functools.cache
-def encoded_tensors(spec, planes):
+def encoded_tensors(spec, planes, codec_name="uniform"):
     """Every tensor as it is stored, `(name, EncodedMatrix or vector)`."""
-    codec = codecs["uniform"].with_planes(planes)
+    codec = codecs[codec_name].with_planes(planes)
     weights = random_weights(spec)
     return [(name, codec.encode(w, name) if w.ndim == 2 else w) for name, w in weights]
 
 
 def write_all(writer):
     """Every tensor that is not done yet, and the small files."""
-    for name, tensor in encoded_tensors(writer.spec, writer.codec.planes):
+    for name, tensor in encoded_tensors(writer.spec, writer.codec.planes, writer.codec.name):
         if writer.is_done(name):
             continue
         if isinstance(tensor, EncodedMatrix):

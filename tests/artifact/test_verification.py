@@ -11,7 +11,8 @@ import pytest
 from small_artifact import build
 
 from pliant.artifact import Artifact, verify
-from pliant.errors import ArtifactError, VerificationError
+from pliant.artifact.manifest import Manifest
+from pliant.errors import ArtifactError, UnsupportedError, VerificationError
 
 
 @pytest.fixture
@@ -122,3 +123,26 @@ def test_structure_and_saved_cuts(damaged, tmp_path):
         verify(damaged)
     with pytest.raises(ArtifactError, match="does not exist"):
         verify(tmp_path / "none")
+
+
+def test_shift_add_artifacts_and_scales_that_are_none(tmp_path):
+    path = build(tmp_path / "x.pliant", planes=3, codec="shift-add").path
+    verify(path)
+
+    def four_powers(scales):
+        scales[0] = np.float16(43).view(np.uint16)
+
+    change_tensor(path, "scales", "head", four_powers)
+    with pytest.raises(VerificationError, match="no sum of 3 powers of two"):
+        verify(path)
+    # Names of codecs to come are told, and more planes than this one has are refused.
+    manifest = json.loads((path / "pliant.json").read_bytes())
+    manifest["codec"]["name"] = "shift-add-2"
+    with pytest.raises(UnsupportedError, match="shift-add-2"):
+        Manifest.from_json(json.dumps(manifest).encode())
+    manifest["codec"] |= {"name": "shift-add", "planes": 5}
+    for plane in (3, 4):
+        name = f"plane-{plane}.safetensors"
+        manifest["files"][name] = manifest["files"]["plane-0.safetensors"]
+    with pytest.raises(ArtifactError, match="5 planes; the codec shift-add has at most 4"):
+        Manifest.from_json(json.dumps(manifest).encode())

@@ -92,6 +92,9 @@ def test_a_dry_build_says_what_it_costs_and_writes_nothing(
     assert ran.code == 0
     assert ran.data["planes"] == 4
     assert ran.data["memory_bytes"] > ran.data["artifact_bytes"] > 0
+    signs = pliant("build", checkpoint, "-o", path, "--codec", "shift-add", "--dry-run", "--json")
+    assert (signs.data["codec"], signs.data["planes"]) == ("shift-add", 4)
+    assert signs.data["artifact_bytes"] == ran.data["artifact_bytes"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,7 +104,10 @@ def test_a_dry_build_says_what_it_costs_and_writes_nothing(
      (["CHECKPOINT", "-o", "X.zip"], 2, ".pliant"),
      (["CHECKPOINT", "-o", "X.pliant", "--max-ram", "1MB"], 1, "--max-ram"),
      (["CHECKPOINT", "-o", "X.pliant", "--calibration", "none.txt"], 1, "none.txt"),
-     (["CHECKPOINT", "-o", "X.pliant", "--planes", "9"], 2, "--planes")],
+     (["CHECKPOINT", "-o", "X.pliant", "--planes", "9"], 2, "--planes"),
+     (["CHECKPOINT", "-o", "X.pliant", "--codec", "shift-add-acc"], 5, "rotation"),
+     (["CHECKPOINT", "-o", "X.pliant", "--codec", "shift-add", "--planes", "5"], 2, "1 to 4"),
+     (["CHECKPOINT", "-o", "X.pliant", "--codec", "up"], 2, "There is no codec 'up'")],
 )  # fmt: skip
 def test_requests_that_cannot_be(
     pliant: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

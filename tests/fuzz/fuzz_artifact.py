@@ -102,11 +102,11 @@ def attempt(folder: Path, with_engine: bool) -> str:
 class Workplace:
     """A pristine artifact and a folder in which copies of it are damaged."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, codec: str = "uniform"):
         spec = small_spec(num_blocks=2, vocab_size=19, hidden_size=24, ffn_size=70)
         self.root = root
         # Three planes keep it small: each mutation hashes every file twice.
-        self.pristine = build(root / "pristine.pliant", spec, planes=3).path
+        self.pristine = build(root / "pristine.pliant", spec, planes=3, codec=codec).path
 
     def run(self, number: int, with_engine: bool) -> tuple[str, str]:
         """Mutation `number`: its outcome, and how the artifact was damaged."""
@@ -196,13 +196,14 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--native", help="the extension to load, such as one with sanitizers")
+    parser.add_argument("--codec", default="uniform", help="what the artifact is made with")
     parser.add_argument("--replay", type=int, help="run this one mutation in this process")
     options = parser.parse_args()
     with_engine = load_native(options.native)
     memory = Path("/dev/shm")
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
-        place = Workplace(Path(root))
+        place = Workplace(Path(root), options.codec)
         if options.replay is not None:
             print(*place.run(options.replay, with_engine), sep=": ")
             return 0

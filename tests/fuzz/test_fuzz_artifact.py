@@ -6,12 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FUZZER = Path(__file__).with_name("fuzz_artifact.py")
 
 
-def test_damaged_artifacts_are_refused_or_run():
-    command = [sys.executable, FUZZER, "--mutations", "300", "--first", "1000000"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("codec", "count"), [("uniform", 300), ("shift-add", 100)])
+def test_damaged_artifacts_are_refused_or_run(codec, count):
+    command = [sys.executable, FUZZER, "--mutations", str(count), "--first", "1000000"]
+    result = subprocess.run(
+        [*command, "--codec", codec], capture_output=True, text=True, check=False
+    )
     print(result.stdout, result.stderr)
     assert result.returncode == 0, result.stderr
-    assert "300 mutations" in result.stdout
+    assert f"{count} mutations" in result.stdout

@@ -219,6 +219,12 @@ def _check_codec(codec: CodecRecord) -> None:
             f"The codec is {codec.name[:40]!r} with groups of {codec.group_columns} columns; this "
             f"pliant knows {sorted(codecs)} with {GROUP_COLUMNS}. Use a newer pliant."
         )
+    most = codecs[codec.name].planes
+    if codec.planes > most:
+        raise ArtifactError(
+            f"The manifest tells of {codec.planes} planes; the codec {codec.name} has at most "
+            f"{most}."
+        )
 
 
 def _check_tokens(manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ from pliant.artifact.tensors import (
     plane_file,
     tensor_files,
 )
-from pliant.bits import BitPlan, EncodedMatrix
+from pliant.bits import BitPlan, EncodedMatrix, PlaneForm, codecs
 from pliant.errors import ArtifactError, PliantError, UsageError
 from pliant.shape import Keep, SubnetShape, shape_of_halves
 from pliant.spec import ModelSpec
@@ -109,6 +109,11 @@ class Artifact:
     def scales(self, name: str) -> NDArray[np.uint16]:
         """fp16 bits of the scales of a matrix, uint16 `[scale_bytes(rows, columns) / 2]`."""
         return self._bytes(SCALES_FILE, name).view(np.uint16)
+
+    @property
+    def plane_form(self) -> PlaneForm:
+        """What planes and scales stand for, by the codec that made them."""
+        return codecs[self.manifest.codec.name].form
 
     def encoded(self, name: str) -> EncodedMatrix:
         """A whole matrix as its codec decodes it; views of the mapped files."""

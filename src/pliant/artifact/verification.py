@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +12,7 @@ from pliant.artifact.folder import sha256_inside
 from pliant.artifact.manifest import Manifest
 from pliant.artifact.reader import Artifact
 from pliant.artifact.tensors import adapter_types, matrix_shapes, vector_sizes
-from pliant.bits import CHUNK_COLUMNS, TILE_ROWS, num_chunks, num_tiles
+from pliant.bits import CHUNK_COLUMNS, PADDING_FAULT, TILE_ROWS, codecs, num_chunks, num_tiles
 from pliant.errors import ArtifactError, VerificationError
 from pliant.measurement import Progress, silent
 
@@ -65,23 +64,16 @@ def _check_hashes(artifact: Artifact, progress: Progress) -> None:
 
 def _check_values(artifact: Artifact, progress: Progress) -> int:
     """Scales, padding, norms and biases; the number of matrices read."""
-    shapes = matrix_shapes(artifact.spec)
+    shapes, codec = matrix_shapes(artifact.spec), codecs[artifact.manifest.codec.name]
     for done, (name, (rows, columns)) in enumerate(shapes.items()):
         progress("values", done, len(shapes))
-        scales = artifact.scales(name).view(np.float16)
-        # A set sign bit is refused in -0 too: the format knows one zero.
-        if not np.isfinite(scales).all() or np.signbit(scales).any():
+        fault = codec.fault(artifact.encoded(name))
+        padding = [_plane_padding(plane, rows, columns) for plane in artifact.planes(name)]
+        if fault is None and any(part.any() for parts in padding for part in parts):
+            fault = PADDING_FAULT
+        if fault is not None:
             raise VerificationError(
-                f"{name} in {artifact.path} has a NaN, infinite or negative scale; "
-                "build the artifact again."
-            )
-        tiled = artifact.scales(name).reshape(num_tiles(rows), -1, TILE_ROWS)
-        padding: list[NDArray[Any]] = [tiled[-1, :, _used(rows) :]]
-        for plane in artifact.planes(name):
-            padding += _plane_padding(plane, rows, columns)
-        if any(part.any() for part in padding):
-            raise VerificationError(
-                f"{name} in {artifact.path} has padding that is not zero; build it again."
+                f"{name} in {artifact.path} has {fault}; build the artifact again."
             )
     for name in vector_sizes(artifact.spec):
         if not np.isfinite(artifact.vector(name)).all():

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bits.feedback import ErrorFeedback
-from pliant.bits.layout import plane_bytes, scale_bytes
+from pliant.bits.layout import (
+    CHUNK_BYTES,
+    CHUNK_COLUMNS,
+    TILE_ROWS,
+    num_chunks,
+    plane_bytes,
+    scale_bytes,
+)
+from pliant.errors import UsageError
+
+#: What planes and scales stand for: halves of a scale, or signs with a scale each (format.md). The
+#: engine has kernels for each form, so a codec that chooses differently needs no new one.
+PlaneForm = Literal["uniform", "signs"]
+
+#: What `Codec.fault` calls scales that no codec may store, and padding that is not zero.
+SCALE_FAULT = "a NaN, infinite or negative scale"
+PADDING_FAULT = "padding that is not zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +57,30 @@ class EncodedMatrix:
                 f"{self.columns} matrix stores uint16{scale_shape}."
             )
 
+    def checked_prefix(self, planes: int, rows: int | None, columns: int | None) -> tuple[int, int]:
+        """Rows and columns asked for, all by default; `UsageError` where more than is stored is."""
+        rows = self.rows if rows is None else rows
+        columns = self.columns if columns is None else columns
+        if not 1 <= planes <= len(self.planes):
+            raise UsageError(f"{planes} planes asked for; {len(self.planes)} are stored.")
+        if not (1 <= rows <= self.rows and 1 <= columns <= self.columns):
+            raise UsageError(
+                f"{rows} x {columns} asked for; the matrix is {self.rows} x {self.columns}."
+            )
+        return rows, columns
+
+    def bits(self, plane: int, rows: int, columns: int) -> NDArray[np.bool_]:
+        """The bits of a prefix of one plane, `[rows, columns]`, looked up where `layout` states."""
+        tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
+        chunk_I, column_in_chunk_I = np.divmod(np.arange(columns), CHUNK_COLUMNS)
+        byte_OI = (
+            (tile_O1 * num_chunks(self.columns) + chunk_I) * CHUNK_BYTES
+            + 4 * row_in_tile_O1
+            + column_in_chunk_I % 4
+        )
+        bit_OI = self.planes[plane][byte_OI] >> (column_in_chunk_I // 4) & 1
+        return cast(NDArray[np.bool_], bit_OI == 1)
+
     @property
     def num_bytes(self) -> int:
         """Bytes stored: all planes and the scales, padding to whole tiles and chunks included."""
@@ -60,11 +100,19 @@ class Codec(Protocol):
         """The name under which artifacts record this codec."""
 
     @property
+    def form(self) -> PlaneForm:
+        """What its planes and scales stand for, and so which kernels multiply them."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether every prefix of planes is chosen to be good; else only all of them together."""
+
+    @property
     def planes(self) -> int:
-        """Planes that `encode` makes, 1 to 8."""
+        """Planes that `encode` makes; of the registered codec, the most it can make, at most 8."""
 
     def with_planes(self, planes: int) -> Codec:
-        """The same codec making another number of planes; `UsageError` outside 1 to 8."""
+        """The same codec making another number of planes; `UsageError` outside 1 to its most."""
 
     def encode(self, weight_OI: NDArray[np.float32], name: str = "matrix") -> EncodedMatrix:
         """Planes and scales of a float32 matrix `[O, I]`.
@@ -83,6 +131,12 @@ class Codec(Protocol):
 
         This is the reference of the kernels: the prefix of rows and columns is read, and of the
         planes nothing beyond the first `planes`. `UsageError` where more is asked than is stored.
+        """
+
+    def fault(self, encoded: EncodedMatrix) -> str | None:
+        """What is wrong with the scales of a stored matrix, as "a NaN scale"; None if nothing is.
+
+        Every byte of them is looked at; files come from strangers.
         """
 
 

@@ -32,6 +32,8 @@ Float = NDArray[np.float64]
 #: `round_column(column, target_KO)` stores the code of a column and returns what each level of it
 #: stands for, fp64 `[K, O]`.
 RoundColumn = Callable[[int, Float], Float]
+#: `begin(column, target_KOJ)` sees columns from `column` on before they are rounded.
+BeginColumns = Callable[[int, Float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +79,21 @@ class ErrorFeedback:
         )
 
     def sweep(
-        self, weight_OI: NDArray[np.floating], round_column: RoundColumn, levels: int
+        self,
+        weight_OI: NDArray[np.floating],
+        round_column: RoundColumn,
+        levels: int,
+        begin: BeginColumns | None = None,
+        begin_columns: int = _BLOCK_COLUMNS,
     ) -> Float:
         """Round all columns in order; the error `tr(D H Dᵀ)` each level ends with, fp64 `[K]`.
 
+        Before each `begin_columns` columns (a divisor of 64) `begin` is shown what they have become
+        by then, fp64 `[K, O, begin_columns or what is left]`, so that scales can be fitted to it.
         Rows do not depend on each other. Holds `levels` copies of the weights in fp64.
         """
+        if begin is not None and _BLOCK_COLUMNS % begin_columns != 0:
+            raise ValueError(f"{begin_columns} columns do not divide {_BLOCK_COLUMNS}.")
         rows, columns = weight_OI.shape
         left_KOI = np.repeat(weight_OI.astype(np.float64)[None], levels, axis=0)
         total_K = np.zeros(levels)
@@ -90,6 +101,8 @@ class ErrorFeedback:
             last = min(first + _BLOCK_COLUMNS, columns)
             error_KOJ = np.empty((levels, rows, last - first))
             for column in range(first, last):
+                if begin is not None and column % begin_columns == 0:
+                    begin(column, left_KOI[:, :, column : min(column + begin_columns, last)])
                 target_KO = left_KOI[:, :, column]
                 pivot = self.factor_II[column, column]
                 error_KO = (target_KO - round_column(column, target_KO)) / pivot

@@ -19,7 +19,7 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.bits.codec import EncodedMatrix
+from pliant.bits.codec import PADDING_FAULT, SCALE_FAULT, EncodedMatrix, PlaneForm
 from pliant.bits.feedback import ErrorFeedback
 from pliant.bits.joint_rounding import JointRounding
 from pliant.bits.layout import (
@@ -62,6 +62,8 @@ class UniformCodec:
     """
 
     name: ClassVar[str] = "uniform"
+    form: ClassVar[PlaneForm] = "uniform"
+    nested: ClassVar[bool] = True
 
     def __init__(self, planes: int = MAX_PLANES) -> None:
         if not 1 <= planes <= MAX_PLANES:
@@ -204,20 +206,23 @@ class UniformCodec:
         What `decode` makes a matrix of, for those who write the codes elsewhere. `UsageError`
         where more is asked for than is stored.
         """
-        rows = encoded.rows if rows is None else rows
-        columns = encoded.columns if columns is None else columns
-        if not 1 <= planes <= len(encoded.planes):
-            raise UsageError(f"{planes} planes asked for; {len(encoded.planes)} are stored.")
-        if not (1 <= rows <= encoded.rows and 1 <= columns <= encoded.columns):
-            raise UsageError(
-                f"{rows} x {columns} asked for; the matrix is {encoded.rows} x {encoded.columns}."
-            )
+        rows, columns = encoded.checked_prefix(planes, rows, columns)
         code_OI = _prefixes(encoded, planes, rows, columns).astype(np.uint8)
         tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
         group_G = np.arange(-(-columns // GROUP_COLUMNS))
         tile_group_OG = tile_O1 * num_scale_groups(encoded.columns) + group_G
         scale_OG = encoded.scales.view(np.float16)[tile_group_OG * TILE_ROWS + row_in_tile_O1]
         return code_OI, scale_OG
+
+    def fault(self, encoded: EncodedMatrix) -> str | None:
+        """What is wrong with the scales of a stored matrix, such as a NaN; None if nothing is."""
+        scale = encoded.scales.view(np.float16)
+        # A set sign bit is refused in -0 too: the format knows one zero.
+        if not np.isfinite(scale).all() or np.signbit(scale).any():
+            return SCALE_FAULT
+        tiled = encoded.scales.reshape(num_tiles(encoded.rows), -1, TILE_ROWS)
+        used = (encoded.rows - 1) % TILE_ROWS + 1
+        return PADDING_FAULT if tiled[-1, :, used:].any() else None
 
     def unpack(self, encoded: EncodedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Codes uint8 `[O, I]`, bits beyond the planes stored 0, and scales fp16 `[O, G]`."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pliant.bits import most_planes
 from pliant.cli.build_arguments import (
     Calibration,
+    CodecName,
     DataFree,
     Finer,
     Force,
@@ -47,7 +49,8 @@ def build(
     output_path: OutputPath,
     calibration: Calibration = None,
     lora: Lora = None,
-    planes: Planes = 8,
+    codec: CodecName = "uniform",
+    planes: Planes = None,
     rounding: RoundingOption = "feedback",
     data_free: DataFree = False,
     finer: Finer = None,
@@ -72,16 +75,17 @@ def build(
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
     choices: dict[str, Any] = {
-        "planes": planes, "rounding": rounding, "finer": finer, "seed": seed
+        "codec": codec, "planes": most_planes(codec) if planes is None else planes,
+        "rounding": rounding, "finer": finer, "seed": seed,
     }  # fmt: skip
     if data_free:
         _check_data_free(
             calibration, finer, tune_steps, max_kl is not None, max_block_error is not None,
-            rounding == "reconstruct",
+            rounding == "reconstruct", codec != "uniform",
         )  # fmt: skip
         _build_data_free(
             checkpoint, output_path, lora, output, dry_run,
-            planes=planes, max_ram=max_ram, seed=seed, replace=force,
+            planes=choices["planes"], max_ram=max_ram, seed=seed, replace=force,
         )  # fmt: skip
         return
     bounds = {"max_kl": max_kl, "max_block_error": max_block_error}
@@ -102,8 +106,8 @@ def build(
 def _check_data_free(*unfit: object) -> None:
     if any(unfit):
         raise UsageError(
-            "--data-free looks at no text and measures nothing; leave out --calibration, --finer, "
-            "--rounding, tuning and bounds, or leave out --data-free."
+            "--data-free looks at no text and measures nothing; leave out --calibration, --codec, "
+            "--finer, --rounding, tuning and bounds, or leave out --data-free."
         )
 
 
@@ -224,6 +228,7 @@ def _plan(
         "artifact": str(output_path),
         "architecture": spec.architecture,
         "parameters": Subnet.full(spec).num_parameters,
+        "codec": options.codec,
         "planes": options.planes,
         "artifact_bytes": sum(file.size for file in files.values()),
         "memory_bytes": memory_bytes,
@@ -251,7 +256,10 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("would build", plan["artifact"]),
         ("from", f"{plan['checkpoint']} ({plan['architecture']})"),
         ("parameters", f"{plan['parameters']:,}"),
-        ("on disk", f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes"),
+        (
+            "on disk",
+            f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes, {plan['codec']}",
+        ),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
         ("rounding", plan["rounding"] + _learning(plan)),
     ]

@@ -42,10 +42,25 @@ Lora = Annotated[
         help="A LoRA adapter of PEFT, merged into the weights first.",
     ),
 ]
-Planes = Annotated[
-    int,
+CodecName = Annotated[
+    str,
     typer.Option(
-        "--planes", envvar="PLIANT_PLANES", metavar="N", min=1, max=8, help="Bit-planes stored."
+        "--codec",
+        envvar="PLIANT_CODEC",
+        metavar="NAME",
+        help="`uniform`, good at every number of planes read; or `shift-add`: up to 4 planes of "
+        "signs with sums of powers of two, good at the number stored.",
+    ),
+]
+Planes = Annotated[
+    int | None,
+    typer.Option(
+        "--planes",
+        envvar="PLIANT_PLANES",
+        metavar="N",
+        min=1,
+        max=8,
+        help="Bit-planes stored (as many as the codec has: uniform 8, shift-add 4).",
     ),
 ]
 DataFree = Annotated[

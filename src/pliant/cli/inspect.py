@@ -82,11 +82,19 @@ def _artifact_lines(artifact: Artifact) -> list[tuple[str, object]]:
             f"{spec.num_groups} groups, FFN {spec.ffn_size}, vocabulary {spec.vocab_size}, "
             f"context {spec.max_context}",
         ),
-        ("codec", f"{manifest.codec.name}, {artifact.num_planes} planes"),
+        ("codec", _codec_line(artifact)),
         ("adapters", _adapters_line(artifact)),
         ("saved cuts", ", ".join(artifact.subnet_names()) or "none"),
         ("receipts", "; ".join(map(_receipt_line, manifest.receipts)) or "none"),
     ]
+
+
+def _codec_line(artifact: Artifact) -> str:
+    from pliant.bits import codecs
+
+    name = artifact.manifest.codec.name
+    together = "" if codecs[name].nested else ", chosen to be read together"
+    return f"{name}, {artifact.num_planes} planes{together}"
 
 
 def _adapters_line(artifact: Artifact) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pliant.bits import codecs
-from pliant.errors import UsageError
+from pliant.bits import codecs, refused_codecs
+from pliant.errors import UnsupportedError, UsageError
 from pliant.recipes.encoding import ROUNDINGS, Rounding
 from pliant.recipes.finer import HALF_METHODS
 from pliant.shape import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod
@@ -46,8 +46,11 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.planes <= 8:
             raise UsageError(f"{self.planes} planes asked for; an artifact stores 1 to 8.")
+        if self.codec in refused_codecs:
+            raise UnsupportedError(refused_codecs[self.codec])
         if self.codec not in codecs:
             raise UsageError(f"There is no codec {self.codec!r}; choose one of {sorted(codecs)}.")
+        codecs[self.codec].with_planes(self.planes)
         if self.rounding not in ROUNDINGS:
             raise UsageError(f"There is no rounding {self.rounding!r}; there are {ROUNDINGS}.")
         if self.width_method not in WIDTH_METHODS:

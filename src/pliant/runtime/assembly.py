@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pliant import _native
 from pliant.adapters import AdapterSpec, Factors
+from pliant.bits import PlaneForm
 from pliant.bits.cache import CacheFormat, CacheType
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.low_rank import encode_factors
@@ -38,6 +39,20 @@ class WeightSource(Protocol):
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm weight or bias."""
+
+
+@runtime_checkable
+class FormedSource(WeightSource, Protocol):
+    """A source that says what its planes stand for; those of others are uniform."""
+
+    @property
+    def plane_form(self) -> PlaneForm:
+        """The form of all its matrices, by the codec that made them."""
+
+
+def plane_form(source: WeightSource) -> PlaneForm:
+    """What the planes of a source stand for."""
+    return source.plane_form if isinstance(source, FormedSource) else "uniform"
 
 
 @runtime_checkable
@@ -135,5 +150,6 @@ def _plane_matrix(
         )
     stored_rows, stored_columns = artifact.spec.tensors()[name]
     return _native.PlaneMatrix(
-        stored[:planes], artifact.scales(name), kept[0], kept[1], stored_rows, stored_columns
-    )
+        stored[:planes], artifact.scales(name), kept[0], kept[1], stored_rows, stored_columns,
+        plane_form(artifact),
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pliant import _native
 from pliant.adapters import Factors
 from pliant.errors import UsageError
-from pliant.runtime.assembly import Activations, WeightSource
+from pliant.runtime.assembly import Activations, WeightSource, plane_form
 from pliant.runtime.low_rank import decode_factors, encode_factors
 from pliant.runtime.threads import usable_threads
 
@@ -51,8 +51,12 @@ class PlaneProduct:
         self.kept = kept
         self.name = name
         self._threads = usable_threads(threads)
-        kernels = _native.kernels
-        self._kernel = kernels.planes_int8 if activations == "int8" else kernels.planes_f32
+        kernels, self._form = _native.kernels, plane_form(source)
+        by_form = {
+            "uniform": (kernels.planes_int8, kernels.planes_f32),
+            "signs": (kernels.signs_int8, kernels.signs_f32),
+        }
+        self._kernel = by_form[self._form][0 if activations == "int8" else 1]
         self._path = str(kernels.best())
         self._planes, self._scales = stored[:planes], source.scales(name)
         self._stored_columns = columns
@@ -86,7 +90,11 @@ class PlaneProduct:
             )
         different, places = np.unique(indices, return_inverse=True)
         for place, index in enumerate(different.tolist()):
-            y_TI[places == place] = _native.kernels.decode_row(
-                self._path, self._planes, self._scales, *self.kept, self._stored_columns, index
-            )
+            y_TI[places == place] = self._row(index)
         return y_TI
+
+    def _row(self, index: int) -> NDArray[np.float32]:
+        shape = (*self.kept, self._stored_columns, index)
+        if self._form == "signs":
+            return _native.kernels.signs_row(self._planes, self._scales, *shape)
+        return _native.kernels.decode_row(self._path, self._planes, self._scales, *shape)
