@@ -1,8 +1,9 @@
 """Does the predictor beat additive sensitivities, and the joint space its single axes?
 
 `python benchmarks/search.py` writes `benchmarks/results/search.json`. For each artifact (default:
-the demo model, built with finer cuts; `--artifact NAME=X.pliant` adds others, a tuned one for
-example) it asks two questions of the engine:
+the demo model, built with finer cuts; `--artifact NAME=X.pliant` takes others, `--checkpoint
+NAME=FOLDER` builds one in the same way, such as the tuned model that `shapes.py --keep FOLDER`
+leaves) it asks two questions of the engine. What was measured of other names stays in the results.
 
 - held out: `LossPredictor` is taught by N cuts spread over all, and asked about cuts drawn at
   random that are not among them; Spearman's rank correlation and the root mean square of the
@@ -267,30 +268,40 @@ def budget_table(answers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _named(items: Sequence[str]) -> dict[str, Path]:
+    parts = [item.partition("=") for item in items]
+    return {name: Path(path) for name, _, path in parts}
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--asked", type=int, default=60, help="held-out cuts")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    answers = {}
+    answers: dict[str, Any] = {}
+    if options.output.exists():
+        answers = msgspec.json.decode(options.output.read_bytes())["answers"]
     with tempfile.TemporaryDirectory() as folder:
-        named = [item.partition("=") for item in options.artifact]
-        paths = {name: Path(path) for name, _, path in named}
-        if not paths:
-            paths["tale-750k"] = Path(folder) / "tale.pliant"
-            checkpoint = demo_checkpoint()
+        paths = _named(options.artifact)
+        checkpoints = _named(options.checkpoint)
+        if not paths and not checkpoints:
+            checkpoints["tale-750k"] = demo_checkpoint()
+        for name, checkpoint in checkpoints.items():
+            paths[name] = Path(folder) / f"{name}.pliant"
             build(
                 checkpoint,
-                paths["tale-750k"],
-                calibration=checkpoint / "calibration.txt",
+                paths[name],
+                calibration=demo_checkpoint() / "calibration.txt",
                 options=BuildOptions(finer="greedy"),
             )
         for name, path in paths.items():
             answers[name] = measured(path, options)
-            for line in heldout_table(answers)["rows"] + budget_table(answers)["rows"]:
+            fresh = {name: answers[name]}
+            for line in heldout_table(fresh)["rows"] + budget_table(fresh)["rows"]:
                 print("  ".join(line), flush=True)
     results = {
         "machine": f"{platform.system()} {platform.machine()}",

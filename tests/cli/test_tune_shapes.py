@@ -76,6 +76,7 @@ def test_a_dry_run_says_what_it_takes(
         (["--tune-text", "TEXT", "--precision", "int4"], 2, "int4"),
         (["--tune-text", "TEXT", "--window", "4096"], 2, "window of 4096"),
         (["--tune-text", "TEXT", "--device", "abacus"], 2, "abacus"),
+        (["--tune-text", "TEXT", "--finer", "influence"], 2, "cannot be searched by 'influence'"),
     ],
 )
 def test_requests_that_cannot_be(

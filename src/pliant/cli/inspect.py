@@ -139,7 +139,7 @@ def _subnet_fields(artifact: Artifact, subnet: Subnet, context: int) -> dict[str
     from pliant.costs import WorkingSet, decode_traffic, subnet_memory
     from pliant.runtime.generation import PREFILL_TOKENS
 
-    rank = artifact.adapters.rank if artifact.adapters else 0
+    rank = artifact.adapter_rank(subnet.shape)
     cost = subnet_memory(subnet, WorkingSet(context=context), rank)
     prefill = subnet_memory(subnet, WorkingSet(context=context, chunk=PREFILL_TOKENS), rank)
     return {

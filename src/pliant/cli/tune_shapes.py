@@ -11,6 +11,7 @@ import typer
 
 from pliant.cli.build import (
     Calibration,
+    Finer,
     Force,
     Offline,
     Source,
@@ -127,6 +128,7 @@ def tune_shapes(
     teacher: TeacherOption = "frozen",
     rank: Rank = 16,
     experts: Experts = 5,
+    finer: Finer = None,
     device: Device = "cpu",
     calibration: Calibration = None,
     max_ram: MaxRam = None,
@@ -151,6 +153,7 @@ def tune_shapes(
         "teacher": teacher, "rank": rank, "experts": experts, "top_k": min(2, experts),
         "seed": seed,
     }  # fmt: skip
+    choices: dict[str, Any] = {"seed": seed, "finer": finer}
     texts = _required(tune_text)
     plan = _plan(checkpoint, output_path, settings)
     if dry_run:
@@ -162,13 +165,15 @@ def tune_shapes(
     )
     with resumable_stops():
         with stops_held_back():
+            from pliant.recipes.build_options import BuildOptions
             from pliant.recipes.one_for_all import tune_shapes as tune
             from pliant.tune import TuneOptions
         with output.progress() as progress:
             receipt = tune(
                 checkpoint, output_path, texts, TuneOptions(**settings),
-                calibration=calibration, device=device, max_ram=max_ram, replace=force,
-                progress=progress, note=output.note,
+                calibration=calibration, options=BuildOptions(**choices),
+                device=device, max_ram=max_ram, replace=force, progress=progress,
+                note=output.note,
             )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt), facts(_readable_receipt(receipt)))
 

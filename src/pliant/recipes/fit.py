@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pliant.adapters import AdapterSpec, update_rank
 from pliant.costs import MemoryCost, WorkingSet, subnet_memory
 from pliant.errors import UnsupportedError
 from pliant.measurement import Progress, silent
@@ -45,8 +46,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Every cut that can be predicted, with its memory at `context` cached tokens.
 
     `predictor_error` is the leave-one-out error of predictions learnt from measured cuts, in logs
-    of the loss; None where they are additive sensitivities. `rank` is that of the artifact's
-    adapters, 0 without them.
+    of the loss; None where they are additive sensitivities. `adapters` are those of the artifact.
     """
 
     candidates: tuple[Candidate, ...]
@@ -54,15 +54,18 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     sensitivities: Sensitivities
     context: int
     predictor_error: float | None = None
-    rank: int = 0
+    adapters: AdapterSpec | None = None
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
-        return subnet_memory(candidate.subnet, WorkingSet(context=self.context), self.rank)
+        subnet = candidate.subnet
+        rank = update_rank(subnet.spec, self.adapters, subnet.shape)
+        return subnet_memory(subnet, WorkingSet(context=self.context), rank)
 
     def memory_bytes(self, subnet: Subnet) -> int:
         """Bytes that a subnet needs while it runs."""
-        return subnet_memory(subnet, WorkingSet(context=self.context), self.rank).total_bytes
+        rank = update_rank(subnet.spec, self.adapters, subnet.shape)
+        return subnet_memory(subnet, WorkingSet(context=self.context), rank).total_bytes
 
     def predicted_increase(self, candidate: Candidate) -> float:
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
@@ -131,13 +134,12 @@ def offer(
     sensitivities = manifest.sensitivities
     tokens = context or min(DEFAULT_CONTEXT, model.artifact.spec.max_context)
     working = WorkingSet(context=tokens)
-    rank = model.artifact.adapters.rank if model.artifact.adapters else 0
 
     def resolve(address: CutAddress) -> Subnet:
         return model.subnet(str(address))
 
     def memory(subnet: Subnet) -> int:
-        return subnet_memory(subnet, working, rank).total_bytes
+        return subnet_memory(subnet, working, model.artifact.adapter_rank(subnet.shape)).total_bytes
 
     space = SearchSpace.measured(sensitivities)
 
@@ -155,7 +157,7 @@ def offer(
         frontier=tuple(predicted_frontier(found)),
         sensitivities=sensitivities,
         context=tokens,
-        rank=rank,
+        adapters=model.artifact.adapters,
     )
 
 

@@ -40,7 +40,8 @@ class TuneOptions:
 
     In the `mode` "smol" only adapters are tuned, `experts` of `rank` for each matrix of a block, of
     which a shape uses `top_k`, all by Adam at `vector_rate`. One expert is a LoRA that all shapes
-    share.
+    share. `anchored` adapters under a frozen teacher spare the full shape: it is its own teacher,
+    so there is nothing it could learn, and it stays as it was to the bit.
     """
 
     steps: int
@@ -66,6 +67,7 @@ class TuneOptions:
     rank: int = 16
     experts: int = 5
     top_k: int = 2
+    anchored: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,7 +111,8 @@ class TuneOptions:
         """Numbers of the adapters that are tuned; None where the weights themselves are."""
         if self.mode == "full":
             return None
-        return AdapterSpec(self.rank, self.experts, self.top_k, ALPHA / self.rank)
+        anchored = self.anchored and self.teacher == "frozen" and self.distill > 0
+        return AdapterSpec(self.rank, self.experts, self.top_k, ALPHA / self.rank, anchored)
 
     @property
     def windows_per_step(self) -> int:
