@@ -98,7 +98,7 @@ TuneMode = Annotated[
     Literal["full", "smol"],
     typer.Option(
         "--tune-mode", envvar="PLIANT_TUNE_MODE", metavar="full|smol",
-        help="Tune all weights, or adapters stored beside the planes; see tune-shapes.",
+        help="Tune adapters stored beside the planes, or all weights; see tune-shapes.",
     ),
 ]  # fmt: skip
 RoundingOption = Annotated[
@@ -138,7 +138,7 @@ def build(
     finer: Finer = None,
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
-    tune_mode: TuneMode = "full",
+    tune_mode: TuneMode = "smol",
     max_ram: MaxRam = None,
     max_kl: MaxKl = None,
     seed: Seed = 0,
@@ -229,7 +229,7 @@ def _plan(
     limit = None if max_ram is None else MemoryLimit(max_ram)
     spec = checkpoint.spec
     record = read_record(checkpoint.folder, spec)
-    tuning = TuneOptions(**tune) if tune else None
+    tuning = TuneOptions.of(**tune) if tune else None
     adapters = tuning.adapters if tuning else record.adapters if record else None
     files = tensor_file_plan(spec, options.planes, adapters)
     memory_bytes = plan_memory(
@@ -312,7 +312,7 @@ def _build(
                     source, output_path, options=options, progress=progress, **arguments
                 )
             return build_tuned(
-                source, output_path, tune_text, TuneOptions(**tune),
+                source, output_path, tune_text, TuneOptions.of(**tune),
                 options=options, progress=progress, note=output.note, **arguments,
             )  # fmt: skip
 

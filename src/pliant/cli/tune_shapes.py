@@ -62,10 +62,10 @@ Window = Annotated[
     ),
 ]
 Rate = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--rate", envvar="PLIANT_RATE", metavar="R",
-        help="Peak rate of matrices; of all else a quarter of it.",
+        help="Peak rate: 0.008 of adapters; with full 0.004 of matrices, a quarter for all else.",
     ),
 ]  # fmt: skip
 Precision = Annotated[
@@ -85,7 +85,7 @@ TuneMode = Annotated[
     Literal["full", "smol"],
     typer.Option(
         "--mode", envvar="PLIANT_MODE", metavar="full|smol",
-        help="Tune all weights, or adapters beside them that each shape mixes in its own way.",
+        help="Tune adapters that each shape but the full one mixes in its own way, or all weights.",
     ),
 ]  # fmt: skip
 TeacherOption = Annotated[
@@ -121,10 +121,10 @@ def tune_shapes(
     batch_tokens: BatchTokens = 4096,
     micro_tokens: MicroTokens = 1024,
     window: Window = 256,
-    rate: Rate = 0.004,
+    rate: Rate = None,
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
-    mode: TuneMode = "full",
+    mode: TuneMode = "smol",
     teacher: TeacherOption = "frozen",
     rank: Rank = 16,
     experts: Experts = 5,
@@ -148,8 +148,8 @@ def tune_shapes(
         go_offline()
     settings: dict[str, Any] = {
         "steps": steps, "batch_tokens": batch_tokens, "micro_tokens": micro_tokens,
-        "window_tokens": window, "matrix_rate": rate, "vector_rate": rate / 4,
-        "precision": precision, "checkpointing": checkpointing, "mode": mode,
+        "window_tokens": window, **_rates(mode, rate), "precision": precision,
+        "checkpointing": checkpointing, "mode": mode,
         "teacher": teacher, "rank": rank, "experts": experts, "top_k": min(2, experts),
         "seed": seed,
     }  # fmt: skip
@@ -170,12 +170,21 @@ def tune_shapes(
             from pliant.tune import TuneOptions
         with output.progress() as progress:
             receipt = tune(
-                checkpoint, output_path, texts, TuneOptions(**settings),
+                checkpoint, output_path, texts, TuneOptions.of(**settings),
                 calibration=calibration, options=BuildOptions(**choices),
                 device=device, max_ram=max_ram, replace=force, progress=progress,
                 note=output.note,
             )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt), facts(_readable_receipt(receipt)))
+
+
+def _rates(mode: str, rate: float | None) -> dict[str, float]:
+    """The peak rates that one number means; none for those of the mode."""
+    if rate is None:
+        return {}
+    return {"vector_rate": rate} if mode == "smol" else {
+        "matrix_rate": rate, "vector_rate": rate / 4
+    }  # fmt: skip
 
 
 def _required(paths: Sequence[Path] | None) -> list[Path]:
@@ -191,7 +200,7 @@ def _plan(source: str, output_path: Path, settings: dict[str, Any]) -> dict[str,
     from pliant.subnet import Subnet
     from pliant.tune import TuneOptions, tuning_memory
 
-    options = TuneOptions(**settings)
+    options = TuneOptions.of(**settings)
     parameters = Subnet.full(checkpoint.spec).num_parameters
     tuned = parameters
     if options.adapters is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pliant.adapters import AdapterSpec
 from pliant.errors import UsageError
@@ -21,6 +21,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 TEACHERS: tuple[TeacherKind, ...] = get_args(TeacherKind)
 #: LoRA's alpha: an update is alpha / rank times the product of its factors.
 ALPHA = 16.0
+#: B of adapters begins at zero and needs a higher rate.
+_ADAPTER_RATE = 0.008
+#: Where adapters spare the full shape: more others can be run, and none of them needs protection.
+_ANCHORED = {"balance": False, "random_shapes": 4}
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,18 @@ class TuneOptions:
             raise UsageError(f"There is no mode {self.mode!r}; there are {MODES}.")
         if self.mode == "smol":
             AdapterSpec(self.rank, self.experts, self.top_k)
+
+    @classmethod
+    def of(cls, steps: int, mode: Mode = "smol", **changes: Any) -> TuneOptions:
+        """Options of a mode with the numbers that measured best for it, but for `changes`.
+
+        `docs/how_it_works/any_shape.md` has the comparison; `pliant tune-shapes` takes these.
+        """
+        best: dict[str, Any] = {"vector_rate": _ADAPTER_RATE} if mode == "smol" else {}
+        options = cls(**{"steps": steps, "mode": mode, **best, **changes})
+        if options.adapters is None or not options.adapters.anchored:
+            return options
+        return cls(**{"steps": steps, "mode": mode, **best, **_ANCHORED, **changes})
 
     @property
     def adapters(self) -> AdapterSpec | None:
