@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from shapes_runs import ALONE, LONG, METHODS
+from shapes_runs import ALONE, LONG, METHODS, ROWS
 
 Losses = dict[str, list[float]]
 Table = dict[str, Any]
@@ -41,7 +41,8 @@ def rows_table(results: dict[str, Any]) -> Table:
             rows.setdefault(row, {}).setdefault(name, []).append(loss)
     full, *others = grid
     lines = []
-    for row, losses in rows.items():
+    for row in (name for name in ("untuned", *ROWS) if name in rows):
+        losses = rows[row]
         alone = row.startswith(("single", "share"))
         each = statistics.mean(arithmetic[row]) * (len(grid) if alone else 1)
         taken = (

@@ -96,9 +96,10 @@ def _adapters_line(artifact: Artifact) -> str:
     if adapters is None:
         return "none"
     count = num_adapter_parameters(artifact.spec, adapters)
+    spared = " but the full one" if adapters.anchored else ""
     return (
-        f"rank {adapters.rank}, {adapters.top_k} of {adapters.experts} experts for a shape, "
-        f"{count:,} parameters"
+        f"rank {adapters.rank}, {adapters.top_k} of {adapters.experts} experts for a shape"
+        f"{spared}, {count:,} parameters"
     )
 
 
