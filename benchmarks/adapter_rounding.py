@@ -21,7 +21,8 @@ from pliant.models import ShapeAdapters, Supernet
 from pliant.runtime.low_rank import decode_factors, encode_factors
 from pliant.shape import SubnetShape
 from pliant.tune import Sandwich, ShapeTuner, TuneOptions, named_shapes
-from shapes import CORPUS, ROOT, Bench, Budget, prepare
+from shapes import CORPUS, ROOT
+from shapes_runs import Bench, Budget, prepare
 
 RESULTS = ROOT / "benchmarks" / "results" / "adapter_rounding.json"
 SHAPES = ("d5-w1", "d4-w0.5", "d3-w0.75", "d1-w0.25")
@@ -41,11 +42,11 @@ def tuned(bench: Bench) -> Supernet:
     model = bench.supernet()
     options = TuneOptions(
         steps=STEPS, batch_tokens=BATCH_TOKENS, micro_tokens=BATCH_TOKENS, warmup_steps=2,
-        mode="smol", rank=RANK, vector_rate=RATE,
+        mode="smol", rank=RANK, vector_rate=RATE, anchored=False,
     )  # fmt: skip
     assert options.adapters is not None
     model.adapters = ShapeAdapters.initialized(model.spec, options.adapters, 0)
-    space = bench.space(model)
+    space = bench.space()
     ShapeTuner(model, Sandwich(space, 2, 0), Mixture(bench.sources, 0), options).run()
     return model
 
@@ -77,7 +78,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     bench = prepare(Budget(STEPS, BATCH_TOKENS, 1, 24, 8), options.corpus, options.cache)
     plain, model = bench.supernet(), tuned(bench)
-    shapes = {named.name: named.shape for named in named_shapes(bench.space(plain))}
+    shapes = {named.name: named.shape for named in named_shapes(bench.space())}
     rows = []
     for name in SHAPES:
         shape = shapes[name]

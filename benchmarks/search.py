@@ -1,18 +1,19 @@
 """Does the predictor beat additive sensitivities, and the joint space its single axes?
 
 `python benchmarks/search.py` writes `benchmarks/results/search.json`. For each artifact (default:
-the demo model, built with finer cuts; `--artifact NAME=X.pliant` adds others, a tuned one for
-example) it asks two questions of the engine:
+the demo model, built with finer cuts; `--artifact NAME=X.pliant` takes others, `--checkpoint
+NAME=FOLDER` builds one in the same way, such as the tuned model that `shapes.py --keep FOLDER`
+leaves) it asks two questions of the engine. What was measured of other names stays in the results.
 
 - held out: `LossPredictor` is taught by N cuts spread over all, and asked about cuts drawn at
   random that are not among them; Spearman's rank correlation and the root mean square of the
   relative error, beside those of additive sensitivities;
 - budgets: at five budgets of memory the best cut of the joint space (the three best predicted are
-  measured), half blocks and ranked widths among them where the artifact offers them
-  (`pliant build --finer greedy`), against the best whose blocks are whole and alike, the dense
-  shape at any planes, the dense shape at the default plan `bN`, and the best depth x width at all
-  planes. Cuts are chosen on one part of the held-out text and reported on another one, with the
-  standard error of the difference over its documents.
+  measured, twice, as two `pliant fit` in a row do), half blocks and ranked widths among them where
+  the artifact offers them (`pliant build --finer greedy`), against the best whose blocks are whole
+  and alike, the dense shape at any planes, the dense shape at the default plan `bN`, and the best
+  depth x width at all planes. Cuts are chosen on one part of the held-out text and reported on
+  another one, with the standard error of the difference over its documents.
 
 It takes some five minutes of one core for each artifact of the demo's size.
 """
@@ -38,7 +39,7 @@ from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.demo import demo_checkpoint, heldout_text
 from pliant.recipes.fit import Offer, offer
 from pliant.recipes.measure import excerpt, text_loss
-from pliant.recipes.study import WORST_STUDIED, Bench
+from pliant.recipes.study import STUDIED, WORST_STUDIED, Bench
 from pliant.runtime.text_engine import Pliant, open_artifact
 from pliant.search import Candidate, LossPredictor, axis_increases
 from pliant.search.predictor import Increases
@@ -51,6 +52,8 @@ COUNTS = (12, 16, 24, 32, 48)
 BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 #: Best predicted candidates of each kind that are measured before one is chosen.
 VERIFIED = 3
+#: Fits in a row for each budget: each learns from what the ones before it measured.
+ROUNDS = 2
 TEXT_BYTES = 20_000
 
 
@@ -144,41 +147,67 @@ class Report:
         return float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
-def budgets(bench: Bench, offered: Offer, report: Report, planes: int) -> list[dict[str, Any]]:
+def budgets(
+    bench: Bench, offered: Offer, increases: Increases, report: Report, planes: int
+) -> list[dict[str, Any]]:
     """The best cut of each kind at each budget."""
     whole = max(candidate.memory_bytes for candidate in offered.candidates)
     lines = []
     for share in BUDGETS:
         limit = round(share * whole)
+        for _ in range(ROUNDS):
+            offered = _taught(bench, offered, increases)
+            subnets = _chosen(bench, offered, limit, planes)
         line: dict[str, Any] = {"budget_bytes": limit, "kinds": {}}
-        subnets = {}
-        for kind, belongs in KINDS.items():
-            fitting = [
-                item
-                for item in offered.candidates
-                if item.memory_bytes <= limit and belongs(item, planes)
-            ]
-            best = sorted(fitting, key=lambda item: item.predicted_loss)[:VERIFIED]
-            if not best:
-                continue
-            chosen = min(best, key=lambda item: bench.loss(item.subnet))
-            subnets[kind] = chosen.subnet
+        for kind, chosen in subnets.items():
             line["kinds"][kind] = {
                 "cut": str(chosen.address),
                 "memory_bytes": chosen.memory_bytes,
                 "bits_per_byte": report.bits_per_byte(chosen.subnet),
             }
         line["joint_less"] = {
-            kind: report.difference(subnets["joint"], subnet)
-            for kind, subnet in subnets.items()
+            kind: report.difference(subnets["joint"].subnet, chosen.subnet)
+            for kind, chosen in subnets.items()
             if kind != "joint"
         }
         lines.append(line)
     return lines
 
 
-def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both answers for one artifact."""
+def _taught(bench: Bench, offered: Offer, increases: Increases) -> Offer:
+    """Predictions learnt from all that was measured, as each `pliant fit` on a text has them."""
+    predictor = bench.predictor(
+        offered.candidates, increases, offered.sensitivities.dense_loss, STUDIED
+    )
+    if predictor is None:
+        raise SystemExit("The artifact has too few cuts worth measuring.")
+    return offered.predicted_by(predictor)
+
+
+def _chosen(bench: Bench, offered: Offer, limit: int, planes: int) -> dict[str, Candidate]:
+    """Of each kind the best measured cut within a limit, the best predicted ones measured."""
+    chosen = {}
+    for kind, belongs in KINDS.items():
+        fitting = sorted(
+            (
+                item
+                for item in offered.candidates
+                if item.memory_bytes <= limit and belongs(item, planes)
+            ),
+            key=lambda item: item.predicted_loss,
+        )
+        # As `pliant fit` does: the best dense shape is measured too, and what was measured counts.
+        finalists = fitting[:VERIFIED] + [item for item in fitting if item.is_dense][:1]
+        finalists += [item for item in fitting if item.subnet in bench.losses]
+        if finalists:
+            chosen[kind] = min(finalists, key=lambda item: bench.loss(item.subnet))
+    return chosen
+
+
+def measured(
+    path: Path, options: argparse.Namespace, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Both answers for one artifact; the first one from `before` where nothing is asked."""
     documents = read_documents(heldout_text(demo_checkpoint()))
     chosen_on = excerpt(documents, TEXT_BYTES)
     reported_on = documents[len(chosen_on) :]
@@ -187,20 +216,15 @@ def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(model, chosen_on, options.threads)
         spec, alignment = model.artifact.spec, model.artifact.manifest.alignment.neurons
         increases = axis_increases(offered.sensitivities, spec, alignment)
-        answer = held_out(bench, offered, increases, options.asked)
-        predictor = bench.predictor(
-            offered.candidates, increases, offered.sensitivities.dense_loss, 32
-        )
-        if predictor is None:
-            raise SystemExit(f"{path} has too few cuts worth measuring.")
+        answer = before
+        if options.asked or answer is None:
+            answer = held_out(bench, offered, increases, options.asked)
         report = Report(model, reported_on, options.threads)
         return {
             "full_bits_per_byte": report.bits_per_byte(model.subnet()),
             "documents": len(reported_on),
             "held_out": answer,
-            "budgets": budgets(
-                bench, offered.predicted_by(predictor), report, model.artifact.num_planes
-            ),
+            "budgets": budgets(bench, offered, increases, report, model.artifact.num_planes),
         }
 
 
@@ -267,30 +291,43 @@ def budget_table(answers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _named(items: Sequence[str]) -> dict[str, Path]:
+    parts = [item.partition("=") for item in items]
+    return {name: Path(path) for name, _, path in parts}
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--asked", type=int, default=60, help="held-out cuts")
+    parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument(
+        "--asked", type=int, default=60, help="held-out cuts; 0 keeps what was measured before"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    answers = {}
+    answers: dict[str, Any] = {}
+    if options.output.exists():
+        answers = msgspec.json.decode(options.output.read_bytes())["answers"]
     with tempfile.TemporaryDirectory() as folder:
-        named = [item.partition("=") for item in options.artifact]
-        paths = {name: Path(path) for name, _, path in named}
-        if not paths:
-            paths["tale-750k"] = Path(folder) / "tale.pliant"
-            checkpoint = demo_checkpoint()
+        paths = _named(options.artifact)
+        checkpoints = _named(options.checkpoint)
+        if not paths and not checkpoints:
+            checkpoints["tale-750k"] = demo_checkpoint()
+        for name, checkpoint in checkpoints.items():
+            paths[name] = Path(folder) / f"{name}.pliant"
             build(
                 checkpoint,
-                paths["tale-750k"],
-                calibration=checkpoint / "calibration.txt",
+                paths[name],
+                calibration=demo_checkpoint() / "calibration.txt",
                 options=BuildOptions(finer="greedy"),
             )
         for name, path in paths.items():
-            answers[name] = measured(path, options)
-            for line in heldout_table(answers)["rows"] + budget_table(answers)["rows"]:
+            before = answers.get(name, {}).get("held_out")
+            answers[name] = measured(path, options, before)
+            fresh = {name: answers[name]}
+            for line in heldout_table(fresh)["rows"] + budget_table(fresh)["rows"]:
                 print("  ".join(line), flush=True)
     results = {
         "machine": f"{platform.system()} {platform.machine()}",

@@ -6,46 +6,61 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from shapes_runs import LONG, METHODS
+
+Losses = dict[str, float]
+
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Write `shapes_methods.svg` and, once a joint run is measured, `shapes_grid.svg`."""
+    """Write `shapes_methods.svg` and, once a long joint run is measured, `shapes_grid.svg`."""
     import matplotlib as mpl
 
     mpl.use("svg")
     # Equal figures give equal files.
     mpl.rcParams["svg.hashsalt"] = "pliant"
     folder.mkdir(parents=True, exist_ok=True)
-    joint = [run["bits_per_byte"] for run in results["runs"].values() if run["row"] == "joint"]
-    after = (
-        {name: statistics.mean(run[name] for run in joint) for name in joint[0]} if joint else {}
-    )
-    _methods(results["untuned"], after, folder / "shapes_methods.svg")
+    tuned = {
+        axis: {
+            method: mean_losses(results, row)
+            for (kind, method), row in METHODS.items()
+            if kind == axis and mean_losses(results, row)
+        }
+        for axis in ("depth", "width")
+    }
+    _methods(results["untuned"], tuned, folder / "shapes_methods.svg")
+    after = mean_losses(results, LONG)
     if after:
-        _grids(results["untuned"]["grid"], after, folder / "shapes_grid.svg")
+        steps = next(run["steps"] for run in results["runs"].values() if run["row"] == LONG)
+        title = f"tuned once for all, {steps} steps"
+        _grids(results["untuned"]["grid"], after, title, folder / "shapes_grid.svg")
 
 
-def _methods(untuned: dict[str, Any], after: dict[str, float], path: Path) -> None:
+def mean_losses(results: dict[str, Any], row: str) -> Losses:
+    """Mean over seeds of every shape's loss in a row; empty where it was not run."""
+    runs = [run["bits_per_byte"] for run in results["runs"].values() if run["row"] == row]
+    return {name: statistics.mean(run[name] for run in runs) for name in runs[0]} if runs else {}
+
+
+def _methods(untuned: dict[str, Any], tuned: dict[str, dict[str, Losses]], path: Path) -> None:
+    """Loss against kept blocks and against width, each method before and after one tuning."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+    deepest = max(map(int, untuned["depth"]["amoeba"]))
     for place, (kind, label) in enumerate((("depth", "kept blocks"), ("width", "width ratio"))):
-        for method, losses in untuned[kind].items():
+        for number, (method, losses) in enumerate(untuned[kind].items()):
+            # Methods that choose the same lie on each other: the first is the widest.
+            style = {"color": f"C{number}", "linewidth": 3 - 0.45 * number, "markersize": 5}
             sizes = [float(size) for size in losses]
-            axes[place].plot(sizes, list(losses.values()), ".-", label=method)
+            axes[place].plot(sizes, list(losses.values()), ".:", label=method, **style)
+            after = tuned[kind].get(method)
+            if after:
+                name = "d{size}-w1" if kind == "depth" else f"d{deepest}-w{{size}}"
+                values = [after[name.format(size=size)] for size in losses]
+                axes[place].plot(sizes, values, ".-", **style)
         axes[place].set_xlabel(label)
         axes[place].grid(alpha=0.3)
-    deepest = max(map(float, untuned["depth"]["amoeba"]))
-    tuned = {name: loss for name, loss in after.items() if name.endswith("-w1")}
-    if tuned:
-        depths = [float(name[1:].split("-")[0]) for name in tuned]
-        axes[0].plot(depths, list(tuned.values()), "k--", label="amoeba, tuned for all")
-        full = f"d{deepest:g}-w"
-        wide = {name[len(full) :]: loss for name, loss in after.items() if name.startswith(full)}
-        axes[1].plot(
-            list(map(float, wide)), list(wide.values()), "k--", label="flap, tuned for all"
-        )
-    for axis in axes:
-        axis.legend(fontsize=8)
+        axes[place].legend(fontsize=8, title="dotted: untuned, solid: tuned", title_fontsize=8)
     axes[0].set_ylabel("bits per byte, held out")
     axes[0].set_title("depth, at full width")
     axes[1].set_title("width, at full depth")
@@ -53,16 +68,14 @@ def _methods(untuned: dict[str, Any], after: dict[str, float], path: Path) -> No
     plt.close(figure)
 
 
-def _grids(before: dict[str, float], after: dict[str, float], path: Path) -> None:
+def _grids(before: Losses, after: Losses, title: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     depths = sorted({int(name[1:].split("-")[0]) for name in before}, reverse=True)
     widths = sorted({float(name.split("-w")[1]) for name in before}, reverse=True)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
     low, high = min(after.values()), max(before.values())
-    for axis, losses, title in zip(
-        axes, (before, after), ("untuned", "tuned once for all"), strict=True
-    ):
+    for axis, losses, kind in zip(axes, (before, after), ("untuned", title), strict=True):
         grid = [[losses[f"d{depth}-w{width:g}"] for width in widths] for depth in depths]
         axis.imshow(grid, vmin=low, vmax=high, cmap="viridis_r", aspect="auto")
         for row, line in enumerate(grid):
@@ -76,6 +89,6 @@ def _grids(before: dict[str, float], after: dict[str, float], path: Path) -> Non
         axis.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axis.set_xlabel("width ratio")
         axis.set_ylabel("kept blocks")
-        axis.set_title(f"bits per byte, {title}")
+        axis.set_title(f"bits per byte, {kind}")
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)

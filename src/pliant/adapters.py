@@ -42,13 +42,15 @@ _GATE_UNIT = 2.0**-16
 class AdapterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of a model's adapters: `experts` of `rank`, `top_k` of them used by a shape.
 
-    `scale` multiplies each update (alpha / rank of LoRA).
+    `scale` multiplies each update (alpha / rank of LoRA). Those that are `anchored` spare the full
+    shape: it has no update and is what the weights alone make of it.
     """
 
     rank: Annotated[int, Meta(ge=1, le=MAX_RANK)]
     experts: Annotated[int, Meta(ge=1, le=MAX_EXPERTS)] = 5
     top_k: Annotated[int, Meta(ge=1, le=MAX_EXPERTS)] = 2
     scale: Annotated[float, Meta(gt=0, le=1e4)] = 1.0
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         in_range = 1 <= self.rank <= MAX_RANK and 1 <= self.experts <= MAX_EXPERTS
@@ -118,9 +120,12 @@ def gates(
 ) -> dict[int, float]:
     """Experts that a shape uses and their gates, which sum to 1; ascending by expert.
 
-    A two-layer network (ReLU between), the `top_k` highest outputs, the lowest expert first among
-    equals, and a softmax over them. There is no noise: a shape has the same gates always.
+    None for the full shape of anchored adapters. Else a two-layer network (ReLU between), the
+    `top_k` highest outputs, the lowest expert first among equals, and a softmax over them. There is
+    no noise: a shape has the same gates always.
     """
+    if adapters.anchored and not code_C.any():
+        return {}
     if adapters.experts == 1:
         return {0: 1.0}
     wide = {name: tensor.astype(np.float64) for name, tensor in router.items()}
@@ -146,6 +151,13 @@ def merged(
     b_OR = sum(np.float32(gate * adapters.scale) * b_EOR[expert].astype(np.float32)
                for expert, gate in chosen.items())  # fmt: skip
     return Factors(np.asarray(a_RI, np.float32), np.asarray(b_OR, np.float32))
+
+
+def update_rank(spec: ModelSpec, adapters: AdapterSpec | None, shape: SubnetShape) -> int:
+    """Rank of the updates that adapters add to the matrices of a shape; 0 where they add none."""
+    if adapters is None or (adapters.anchored and not shape_code(spec, shape).any()):
+        return 0
+    return adapters.rank
 
 
 def low_rank_bytes(spec: ModelSpec, shape: SubnetShape, rank: int) -> int:

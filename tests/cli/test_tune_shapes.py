@@ -29,7 +29,7 @@ def test_a_tuned_checkpoint_builds(
     tuned = tmp_path / "tuned"
     arguments = ("tune-shapes", checkpoint, "-o", tuned, "--tune-text", text, *SMALL,
                  "--calibration", text)  # fmt: skip
-    ran = pliant(*arguments, "--json")
+    ran = pliant(*arguments, "--json", "--rate", 0.02)
     assert ran.code == 0, ran.err
     assert "tuning" in ran.err
     assert ran.data["steps"] == 2
@@ -37,10 +37,12 @@ def test_a_tuned_checkpoint_builds(
     built = pliant("build", tuned, "-o", tmp_path / "x.pliant", "--calibration", text)
     assert built.code == 0, built.err
     assert pliant("verify", tmp_path / "x.pliant").code == 0
-    again = pliant(*arguments)
+    settings = json.loads((tuned / "pliant_tuning.json").read_bytes())["settings"]
+    assert (settings["mode"], settings["vector_rate"], settings["balance"]) == ("smol", 0.02, False)
+    again = pliant(*arguments, "--rate", 0.02)
     assert again.code == 0
     assert "-> " in again.out
-    other = pliant(*arguments, "--seed", 5)
+    other = pliant(*arguments, "--rate", 0.02, "--seed", 5)
     assert other.code == 2
     assert "seed was 0 and is 5 now" in other.err
 
@@ -64,6 +66,10 @@ def test_a_dry_run_says_what_it_takes(
     assert ran.code == 0
     assert ran.data["tokens"] == 256
     assert ran.data["memory_bytes"] > 0
+    assert ran.data["parameters"] != ran.data["tuned_parameters"]  # adapters, unless --mode full
+    full = pliant("tune-shapes", checkpoint, "-o", tmp_path / "x", "--tune-text", text,
+                  "--dry-run", "--json", "--mode", "full", *SMALL)  # fmt: skip
+    assert full.data["parameters"] == full.data["tuned_parameters"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,6 +82,7 @@ def test_a_dry_run_says_what_it_takes(
         (["--tune-text", "TEXT", "--precision", "int4"], 2, "int4"),
         (["--tune-text", "TEXT", "--window", "4096"], 2, "window of 4096"),
         (["--tune-text", "TEXT", "--device", "abacus"], 2, "abacus"),
+        (["--tune-text", "TEXT", "--finer", "influence"], 2, "cannot be searched by 'influence'"),
     ],
 )
 def test_requests_that_cannot_be(
@@ -110,7 +117,7 @@ def test_adapters_from_tuning_to_inspection(
     assert ran.code == 0, ran.err
     assert pliant("verify", path).code == 0
     shown = pliant("inspect", f"{path}@w0.5")
-    assert "rank 16, 2 of 5 experts for a shape" in shown.out
+    assert "rank 16, 2 of 5 experts for a shape but the full one" in shown.out
     assert "+ adapters " in shown.out
     fields = pliant("inspect", f"{path}@w0.5", "--json").data
     assert fields["artifact"]["adapters"]["rank"] == 16

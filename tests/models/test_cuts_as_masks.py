@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 import torch
 from tests.tune.conftest import tiny_model
@@ -17,9 +18,30 @@ KEEPS = [
 ]  # every keep-vector of three blocks, those without the last one too
 
 
-def zeroed(columns: dict[str, int], blocks: tuple[int, ...] = (0, 1, 2)) -> Supernet:
+#: What else may be part of a block or of the model.
+FLAVOURS: tuple[dict[str, bool], ...] = (
+    {}, {"qkv_bias": True}, {"qk_norm": True}, {"tied_embeddings": False},
+    {"qkv_bias": True, "qk_norm": True, "tied_embeddings": False},
+)  # fmt: skip
+
+
+def flavoured(changes: dict[str, bool]) -> Supernet:
+    """A tiny model of grouped queries, all its vectors far from what they begin as."""
+    spec = msgspec.structs.replace(tiny_model().spec, **changes)
+    model, draw = Supernet.initialized(spec, 0), torch.Generator().manual_seed(1)
+    for name, weight in model.weights.items():
+        scale = 0.1 if weight.ndim == 2 else 0.5
+        model.weights[name] = weight.detach() + scale * torch.randn(weight.shape, generator=draw)
+    return model
+
+
+def zeroed(
+    columns: dict[str, int],
+    blocks: tuple[int, ...] = (0, 1, 2),
+    changes: dict[str, bool] | None = None,
+) -> Supernet:
     """The model with the columns from a number on set to zero, in the matrices named."""
-    model = tiny_model()
+    model = tiny_model() if changes is None else flavoured(changes)
     for block in blocks:
         for matrix, begin in columns.items():
             weight = model.weights[f"blocks.{block}.{matrix}"].detach().clone()
@@ -37,6 +59,20 @@ def test_a_masked_model_is_the_prefix(groups: int, neurons: int) -> None:
     shape = SubnetShape((0, 1, 2), (groups,) * 3, (neurons,) * 3)
     torch.testing.assert_close(plain(TOKENS_BT, shape), masked(TOKENS_BT), rtol=0, atol=1e-5)
     assert not torch.allclose(plain(TOKENS_BT), masked(TOKENS_BT), atol=0.01)
+
+
+@pytest.mark.parametrize("changes", FLAVOURS, ids=str)
+@torch.no_grad()
+def test_a_masked_model_of_any_flavour_is_the_prefix(changes: dict[str, bool]) -> None:
+    """Biases and norms of heads that are cut go with them; the slice is a model of its own."""
+    plain = flavoured(changes)
+    shape = SubnetShape((0, 1, 2), (1,) * 3, (40,) * 3)
+    masked = zeroed({"o": plain.spec.group_size, "down": 40}, changes=changes)
+    assert plain.spec.num_heads > plain.spec.num_groups > 1
+    cut = plain(TOKENS_BT, shape)
+    torch.testing.assert_close(cut, masked(TOKENS_BT), rtol=0, atol=1e-5)
+    torch.testing.assert_close(cut, plain.sliced(shape)(TOKENS_BT), rtol=0, atol=1e-5)
+    assert not torch.allclose(cut, plain(TOKENS_BT), atol=0.01)
 
 
 @pytest.mark.parametrize("keep", KEEPS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.tune.conftest import tiny_model
 
-from pliant.adapters import AdapterSpec, gates, router_shapes, shape_code
+from pliant.adapters import AdapterSpec, gates, router_shapes, shape_code, update_rank
 from pliant.errors import CheckpointError, UsageError
 from pliant.models import KeyValueCache, ShapeAdapters, Supernet, gate_noise
 from pliant.shape import SubnetShape, WidthOrders
@@ -111,6 +111,24 @@ def test_gradients_reach_router_noise_and_the_chosen_experts_only() -> None:
     assert gradient_EOR is not None
     moved = {e for e in range(5) if gradient_EOR[e].abs().sum() > 0}
     assert moved == chosen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("experts", [1, 5])
+def test_anchored_adapters_spare_the_full_shape_and_no_other(experts: int) -> None:
+    adapters = AdapterSpec(rank=4, experts=experts, top_k=min(2, experts), anchored=True)
+    model = learnt(adapters)
+    assert model.adapters is not None
+    assert torch.equal(model(TOKENS_BT), tiny_model()(TOKENS_BT))
+    assert model.at().low_rank == {} and model.adapters.gates(model.shape) == {}
+    assert model.adapters.gates(model.shape, torch.zeros(experts)) == {}
+    assert update_rank(model.spec, adapters, model.shape) == 0
+    # One neuron less is another shape.
+    nearly = SubnetShape((0, 1, 2), (2, 2, 2), (64, 64, 63))
+    for shape in (CUT, nearly):
+        assert len(model.adapters.gates(shape)) == adapters.top_k
+        assert update_rank(model.spec, adapters, shape) == adapters.rank
+        assert not torch.allclose(model(TOKENS_BT, shape), tiny_model()(TOKENS_BT, shape))
 
 
 def test_what_does_not_fit_is_refused() -> None:

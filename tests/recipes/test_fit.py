@@ -49,7 +49,8 @@ def test_nothing_is_measured_twice(model: Pliant, monkeypatch: pytest.MonkeyPatc
     first = fit(model, budget_of(model, 0.7), DOCUMENTS, study=12, threads=1)
     assert first.offer.predictor_error is not None
     assert first.saved
-    assert 12 <= first.studied <= 17
+    # The study, all planes, three finalists, the dense baseline, mixed bits.
+    assert 12 <= first.studied <= 12 + 6
     assert len(list((model.artifact.path / "studies").iterdir())) == 1
 
     known = set(study.Bench(model, DOCUMENTS).losses)

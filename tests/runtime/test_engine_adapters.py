@@ -133,6 +133,27 @@ def test_greedy_and_batches_see_the_same_model(adapted: Adapted) -> None:
     np.testing.assert_array_equal(chosen, alone.argmax(axis=1))
 
 
+def test_an_engine_switches_to_the_spared_full_shape_and_back(
+    adapted: Adapted, memory_artifact: Callable[..., Any]
+) -> None:
+    class Anchored(Adapted):
+        def low_rank(self, shape: SubnetShape) -> Callable[[str, int, int], Factors] | None:
+            return None if shape == SHAPES[0] else super().low_rank(shape)
+
+    source = memory_artifact(SPEC)
+    anchored = Anchored(source, adapted.adapters.rank)
+    anchored.adapters = AdapterSpec(anchored.adapters.rank, experts=1, top_k=1, anchored=True)
+    full, cut = subnet_of(SHAPES[0]), subnet_of(SHAPES[1])
+    with Engine(source, full, 2) as plain, Engine(adapted, cut, 2) as other:
+        expected = {full: run(plain, (24,)), cut: run(other, (24,))}
+    with Engine(anchored, full, 2) as engine:
+        for subnet in (full, cut, full):
+            engine.switch(subnet)
+            assert engine.adapter_rank == (0 if subnet is full else anchored.adapters.rank)
+            assert (engine.memory()["adapters"] > 0) == (subnet is cut)
+            np.testing.assert_array_equal(run(engine, (24,)), expected[subnet])
+
+
 def test_memory_is_what_was_predicted(adapted: Adapted) -> None:
     for shape in SHAPES:
         subnet, rank = subnet_of(shape), adapted.adapters.rank

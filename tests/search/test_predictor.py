@@ -9,7 +9,7 @@ import pytest
 from pliant.bits import BitPlan, BlockBits
 from pliant.errors import UsageError
 from pliant.search import LossPredictor, axis_increases
-from pliant.search.predictor import additive
+from pliant.search.predictor import LEAST_SHARE, additive
 from pliant.sensitivities import Sensitivities
 from pliant.shape import SubnetShape
 from pliant.spec import ModelSpec
@@ -101,6 +101,22 @@ def test_far_from_everything_measured_it_is_additive() -> None:
     predictor = LossPredictor(increases, {net: additive_loss(net) * 1.001 for net in near})
     far = cut(3, 0.5, 1, 2)
     assert predictor.predict([far])[0] == pytest.approx(additive_loss(far), rel=0.05)
+
+
+def test_products_do_not_reach_below_what_one_axis_costs() -> None:
+    """Taught by shapes that lose less than their axes, and by no cut of few planes."""
+    near = [net for net in CUTS if net.bits.blocks[0].q >= 6]
+    depth_only = {net: additive_loss(net) ** 0.3 for net in near}
+    predictor = LossPredictor(increases, depth_only)
+    for net in CUTS:
+        least = LEAST_SHARE * max(increases(net))
+        assert np.log(predictor.predict([net])[0]) >= least - 1e-9
+    unbounded = additive(np.array([increases(net) for net in CUTS]))
+    unbounded += (
+        predictor._fit.kernel.between(np.array([increases(net) for net in CUTS]), predictor._x_NA)
+        @ predictor._fit.weights
+    )
+    assert (np.log(predictor.predict(CUTS)) > unbounded + 0.01).any()
 
 
 def test_too_little_is_refused() -> None:

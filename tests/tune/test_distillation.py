@@ -37,6 +37,16 @@ def test_the_rest_is_one_event_of_the_teachers_probability(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [3, 11])
+def test_the_entropy_of_a_teacher_is_what_it_says_of_itself(tokens: int) -> None:
+    words = rows(7, 11, 0)
+    teacher = Teacher.of(words, tokens)
+    assert teacher.entropy() == pytest.approx(float(teacher.cross_entropy(words)) / 7, rel=1e-12)
+    # A teacher that is sure leaves nothing for the rest.
+    sure = Teacher.of(torch.tensor([[1e4, 0.0, 0.0, 0.0]]), 1)
+    assert sure.entropy() == 0
+
+
+@pytest.mark.parametrize("tokens", [3, 11])
 def test_a_student_that_agrees_has_no_gradient(tokens: int) -> None:
     student = rows(5, 11, 2).requires_grad_()
     Teacher.of(student, tokens).cross_entropy(student).backward()

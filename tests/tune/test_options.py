@@ -91,3 +91,16 @@ def test_too_little_memory_is_foreseen_and_the_largest_batch_named() -> None:
         require_memory(spec, options, tuning_memory(spec, one).total - 1)
     with pytest.raises(OutOfSpaceError, match="one window alone needs"):
         require_memory(spec, options, 10**6)
+
+
+def test_a_mode_has_the_numbers_that_measured_best_for_it() -> None:
+    smol, full = TuneOptions.of(10), TuneOptions.of(10, "full")
+    assert smol.mode == "smol" and smol.vector_rate == 0.008
+    assert smol.adapters is not None and smol.adapters.anchored
+    assert (smol.balance, smol.random_shapes) == (False, 4)
+    assert full == TuneOptions(10)
+    # Where the full shape is tuned too, the small ones must not drown it.
+    assert TuneOptions.of(10, teacher="tuned").balance
+    assert TuneOptions.of(10, vector_rate=0.1, balance=True).vector_rate == 0.1
+    with pytest.raises(UsageError, match="no mode"):
+        TuneOptions.of(10, "lora")  # type: ignore[arg-type]

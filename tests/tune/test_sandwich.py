@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pliant.errors import UsageError
-from pliant.shape import ShapeSpace
+from pliant.shape import ShapeSpace, SubnetShape, WidthRanking
 from pliant.tune import Sandwich, named_shapes, only
 
 
@@ -34,6 +35,16 @@ def test_a_small_space_gives_all_it_has(space: ShapeSpace) -> None:
     assert len(Sandwich(lone)(0)) == 1
     assert {named.name for named in Sandwich(space, 99)(0)} == {n.name for n in named_shapes(space)}
     assert only(named_shapes(space)[2])(7) == (named_shapes(space)[2],)
+
+
+def test_finer_shapes_are_drawn_too_between_the_same_ends(space: ShapeSpace) -> None:
+    ranking = WidthRanking((1, 3, 5, 0, 2, 4, 0, 2, 4, 1, 3, 5), alignment=32)
+    finer = msgspec.structs.replace(space, halves=((0, 1, 2, 4, 5), (0, 5)), ranking=ranking)
+    draws = [Sandwich(finer, 4)(step) for step in range(40)]
+    assert {(drawn[0].name, drawn[-1].name) for drawn in draws} == {("d3-w1", "d1-w0.5")}
+    assert {named.name for drawn in draws for named in drawn} == {name for name, _ in finer.named()}
+    by_name = {named.name: named.shape for drawn in draws for named in drawn}
+    assert by_name["h5-w1"] == SubnetShape((0, 1, 2), (2, 2, 2), (64, 0, 64))
 
 
 def test_shapes_outside_the_model_are_refused(space: ShapeSpace) -> None:

@@ -68,6 +68,37 @@ def test_shapes_learn_and_the_weights_stay(
                 assert len(entry["experts"]) == 2
 
 
+def test_under_a_frozen_teacher_the_full_shape_stays_to_the_bit(
+    space: ShapeSpace, mixture: Mixture, smol: TuneOptions, tmp_path: Path
+) -> None:
+    """It is not run: its line of the log is the teacher's, and it changes no gradient."""
+    smol = replace(smol, teacher="frozen", teacher_tokens=64, steps=10)
+    assert smol.adapters is not None and smol.adapters.anchored
+    assert not replace(smol, anchored=False).adapters.anchored  # type: ignore[union-attr]
+    assert not replace(smol, teacher="tuned").adapters.anchored  # type: ignore[union-attr]
+    assert not replace(smol, distill=0.0).adapters.anchored  # type: ignore[union-attr]
+    model, plain = adapted_model(smol), tiny_model()
+    ShapeTuner(model, Sandwich(space), mixture, smol, folder=tmp_path).run()
+    tokens_BT = torch.arange(20)[None]
+    assert torch.equal(model(tokens_BT), plain(tokens_BT))
+    heldout_BT = torch.from_numpy(tiny_mixture(9).windows(0, 16, 32))
+    for named in named_shapes(space)[1:]:
+        before, after = (mean_loss(m, heldout_BT, named.shape) for m in (plain, model))
+        assert after < before, named.name
+    lines = (tmp_path / LOG_FILE).read_text().splitlines()
+    first, last = (json.loads(lines[place])["shapes"] for place in (0, -1))
+    full = first[0]
+    # How far the smallest shape is from its teacher falls.
+    assert last[-1]["objective"] - last[0]["objective"] < (
+        first[-1]["objective"] - full["objective"]
+    )
+    assert full["shape"] == "d3-w1" and full["experts"] == {}
+    assert full["objective"] < min(entry["objective"] for entry in first[1:])
+    tuner = ShapeTuner(adapted_model(smol), Sandwich(space), mixture, smol)
+    tuner._accumulate_gradients(Sandwich(space)(0)[:1])
+    assert not tuner._gradients.flat.any()
+
+
 def test_a_resumed_run_ends_in_the_same_bits(
     space: ShapeSpace, mixture: Mixture, smol: TuneOptions, tmp_path: Path
 ) -> None:
@@ -222,7 +253,7 @@ def test_settings_that_cannot_be(
 
 def test_what_autograd_keeps_is_within_the_prediction() -> None:
     options = TuneOptions(steps=1, batch_tokens=1024, micro_tokens=1024, window_tokens=32,
-                          mode="smol", rank=8)  # fmt: skip
+                          mode="smol", rank=8, anchored=False)  # fmt: skip
     model = adapted_model(options)
     assert model.adapters is not None and options.adapters is not None
     for name, tensor in model.adapters.tensors.items():

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.adapters import AdapterSpec, Factors, gates, merged, router_shapes, shape_code
+from pliant.adapters import (
+    AdapterSpec,
+    Factors,
+    gates,
+    merged,
+    router_shapes,
+    shape_code,
+    update_rank,
+)
 from pliant.artifact.folder import file_size, map_inside, read_inside, write_atomically
 from pliant.artifact.manifest import (
     MANIFEST_FILE,
@@ -144,23 +152,26 @@ class Artifact:
         return content.view(np.float16).reshape(kind.shape)
 
     def gates(self, shape: SubnetShape) -> dict[int, float]:
-        """Experts that a shape uses and their gates; empty without adapters."""
+        """Experts that a shape uses and their gates; empty where nothing is added to it."""
         if self.adapters is None:
             return {}
         names = router_shapes(self.spec, self.adapters)
         router = {name: self.adapter(name).astype(np.float32) for name in names}
         return gates(self.adapters, router, shape_code(self.spec, shape))
 
+    def adapter_rank(self, shape: SubnetShape) -> int:
+        """Rank of what adapters add to the matrices of a shape; 0 where they add nothing."""
+        return update_rank(self.spec, self.adapters, shape)
+
     def low_rank(self, shape: SubnetShape) -> Callable[[str, int, int], Factors] | None:
         """Makes the update of a matrix for this shape from its name, rows and columns kept.
 
-        Experts are gated once, here; of the factors only what is asked for is read. None without
-        adapters.
+        Experts are gated once, here; of the factors only what is asked for is read. None where
+        nothing is added: without adapters, and for the full shape where they are anchored.
         """
-        adapters = self.adapters
-        if adapters is None:
+        adapters, chosen = self.adapters, self.gates(shape)
+        if adapters is None or not chosen:
             return None
-        chosen = self.gates(shape)
 
         def update(name: str, rows: int, columns: int) -> Factors:
             a_ERI, b_EOR = self.adapter(f"{name}.a"), self.adapter(f"{name}.b")

@@ -210,12 +210,14 @@ def remeasured_paths(
     tokens_BT: torch.Tensor,
     paths: Mapping[str, DepthPath],
     batch_size: int = BATCH_SIZE,
+    halves: bool = False,
 ) -> dict[str, DepthPath]:
     """The same choices of blocks with the losses that this model has, a tuned one for example.
 
-    Depths whose loss is not finite are left out, as a search would leave them out.
+    With `halves` they are choices of halves. Depths whose loss is not finite are left out, as a
+    search would leave them out.
     """
-    evaluate = CachedEvaluation(DepthEvaluator(supernet, tokens_BT, batch_size))
+    evaluate = CachedEvaluation(DepthEvaluator(supernet, tokens_BT, batch_size, halves=halves))
     keeps = [choice.blocks for path in paths.values() for choice in path.choices]
     losses = dict(zip(keeps, evaluate(keeps), strict=True))
     return {

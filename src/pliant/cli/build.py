@@ -56,7 +56,7 @@ def build(
     finer: Finer = None,
     tune_steps: TuneSteps = 0,
     tune_text: TuneText = None,
-    tune_mode: TuneMode = "full",
+    tune_mode: TuneMode = "smol",
     max_ram: MaxRam = None,
     max_kl: MaxKl = None,
     max_block_error: MaxBlockError = None,
@@ -209,7 +209,7 @@ def _plan(
     spec = checkpoint.spec
     length = min(options.window_tokens, spec.max_context)
     record = read_record(checkpoint.folder, spec)
-    tuning = TuneOptions(**tune) if tune else None
+    tuning = TuneOptions.of(**tune) if tune else None
     adapters = tuning.adapters if tuning else record.adapters if record else None
     files = tensor_file_plan(spec, options.planes, adapters)
     memory_bytes = plan_memory(
@@ -296,7 +296,7 @@ def _build(
                     source, output_path, options=options, progress=progress, **arguments
                 )
             return build_tuned(
-                source, output_path, tune_text, TuneOptions(**tune),
+                source, output_path, tune_text, TuneOptions.of(**tune),
                 options=options, progress=progress, note=output.note, **arguments,
             )  # fmt: skip
 

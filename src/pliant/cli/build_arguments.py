@@ -105,7 +105,7 @@ TuneMode = Annotated[
     Literal["full", "smol"],
     typer.Option(
         "--tune-mode", envvar="PLIANT_TUNE_MODE", metavar="full|smol",
-        help="Tune all weights, or adapters stored beside the planes; see tune-shapes.",
+        help="Tune adapters stored beside the planes, or all weights; see tune-shapes.",
     ),
 ]  # fmt: skip
 RoundingOption = Annotated[

@@ -104,9 +104,10 @@ def _adapters_line(artifact: Artifact) -> str:
     if adapters is None:
         return "none"
     count = num_adapter_parameters(artifact.spec, adapters)
+    spared = " but the full one" if adapters.anchored else ""
     return (
-        f"rank {adapters.rank}, {adapters.top_k} of {adapters.experts} experts for a shape, "
-        f"{count:,} parameters"
+        f"rank {adapters.rank}, {adapters.top_k} of {adapters.experts} experts for a shape"
+        f"{spared}, {count:,} parameters"
     )
 
 
@@ -147,7 +148,7 @@ def _subnet_fields(artifact: Artifact, subnet: Subnet, context: int) -> dict[str
     from pliant.costs import WorkingSet, decode_traffic, subnet_memory
     from pliant.runtime.generation import PREFILL_TOKENS
 
-    rank = artifact.adapters.rank if artifact.adapters else 0
+    rank = artifact.adapter_rank(subnet.shape)
     cost = subnet_memory(subnet, WorkingSet(context=context), rank)
     prefill = subnet_memory(subnet, WorkingSet(context=context, chunk=PREFILL_TOKENS), rank)
     return {

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from pliant.cli.build import go_offline, open_checkpoint, resumable_stops, stops_held_back
-from pliant.cli.build_arguments import Calibration, Force, Offline, Source, TuneText
+from pliant.cli.build_arguments import Calibration, Finer, Force, Offline, Source, TuneText
 from pliant.cli.options import DryRun, Json, MaxRam, Quiet, Seed
 from pliant.cli.output import Output, facts
 from pliant.errors import UsageError
@@ -52,10 +52,10 @@ Window = Annotated[
     ),
 ]
 Rate = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--rate", envvar="PLIANT_RATE", metavar="R",
-        help="Peak rate of matrices; of all else a quarter of it.",
+        help="Peak rate: 0.008 of adapters; with full 0.004 of matrices, a quarter for all else.",
     ),
 ]  # fmt: skip
 Precision = Annotated[
@@ -75,7 +75,7 @@ TuneMode = Annotated[
     Literal["full", "smol"],
     typer.Option(
         "--mode", envvar="PLIANT_MODE", metavar="full|smol",
-        help="Tune all weights, or adapters beside them that each shape mixes in its own way.",
+        help="Tune adapters that each shape but the full one mixes in its own way, or all weights.",
     ),
 ]  # fmt: skip
 TeacherOption = Annotated[
@@ -111,13 +111,14 @@ def tune_shapes(
     batch_tokens: BatchTokens = 4096,
     micro_tokens: MicroTokens = 1024,
     window: Window = 256,
-    rate: Rate = 0.004,
+    rate: Rate = None,
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
-    mode: TuneMode = "full",
+    mode: TuneMode = "smol",
     teacher: TeacherOption = "frozen",
     rank: Rank = 16,
     experts: Experts = 5,
+    finer: Finer = None,
     device: Device = "cpu",
     calibration: Calibration = None,
     max_ram: MaxRam = None,
@@ -137,11 +138,12 @@ def tune_shapes(
         go_offline()
     settings: dict[str, Any] = {
         "steps": steps, "batch_tokens": batch_tokens, "micro_tokens": micro_tokens,
-        "window_tokens": window, "matrix_rate": rate, "vector_rate": rate / 4,
-        "precision": precision, "checkpointing": checkpointing, "mode": mode,
+        "window_tokens": window, **_rates(mode, rate), "precision": precision,
+        "checkpointing": checkpointing, "mode": mode,
         "teacher": teacher, "rank": rank, "experts": experts, "top_k": min(2, experts),
         "seed": seed,
     }  # fmt: skip
+    choices: dict[str, Any] = {"seed": seed, "finer": finer}
     texts = _required(tune_text)
     plan = _plan(checkpoint, output_path, settings)
     if dry_run:
@@ -153,15 +155,26 @@ def tune_shapes(
     )
     with resumable_stops():
         with stops_held_back():
+            from pliant.recipes.build_options import BuildOptions
             from pliant.recipes.one_for_all import tune_shapes as tune
             from pliant.tune import TuneOptions
         with output.progress() as progress:
             receipt = tune(
-                checkpoint, output_path, texts, TuneOptions(**settings),
-                calibration=calibration, device=device, max_ram=max_ram, replace=force,
-                progress=progress, note=output.note,
+                checkpoint, output_path, texts, TuneOptions.of(**settings),
+                calibration=calibration, options=BuildOptions(**choices),
+                device=device, max_ram=max_ram, replace=force, progress=progress,
+                note=output.note,
             )  # fmt: skip
     output.emit(msgspec.to_builtins(receipt), facts(_readable_receipt(receipt)))
+
+
+def _rates(mode: str, rate: float | None) -> dict[str, float]:
+    """The peak rates that one number means; none for those of the mode."""
+    if rate is None:
+        return {}
+    return {"vector_rate": rate} if mode == "smol" else {
+        "matrix_rate": rate, "vector_rate": rate / 4
+    }  # fmt: skip
 
 
 def _required(paths: Sequence[Path] | None) -> list[Path]:
@@ -177,7 +190,7 @@ def _plan(source: str, output_path: Path, settings: dict[str, Any]) -> dict[str,
     from pliant.subnet import Subnet
     from pliant.tune import TuneOptions, tuning_memory
 
-    options = TuneOptions(**settings)
+    options = TuneOptions.of(**settings)
     parameters = Subnet.full(checkpoint.spec).num_parameters
     tuned = parameters
     if options.adapters is not None:

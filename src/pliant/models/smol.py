@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pliant.adapters import AdapterSpec, factor_shapes, gates, router_shapes, shape_code
+from pliant.adapters import (
+    AdapterSpec,
+    factor_shapes,
+    gates,
+    router_shapes,
+    shape_code,
+    update_rank,
+)
 from pliant.errors import CheckpointError
 from pliant.shape import SubnetShape
 from pliant.spec import BLOCK_MATRICES, ModelSpec
@@ -71,18 +78,23 @@ class ShapeAdapters:
         """All tensors but those of the noise, detached: what a tuned model keeps."""
         return {n: t.detach().contiguous() for n, t in self.tensors.items() if n not in NOISE}
 
+    def rank_of(self, shape: SubnetShape) -> int:
+        """Rank of the update of a shape; 0 where it has none."""
+        return update_rank(self.spec, self.adapters, shape)
+
     def gates(
         self, shape: SubnetShape, noise_E: torch.Tensor | None = None
     ) -> dict[int, torch.Tensor]:
         """Gates of the experts that a shape uses; scalars through which gradients flow.
 
-        With standard normal `noise_E` scores are moved by it times a learnt deviation before the
-        best are taken (training); without it they are the constants of `pliant.adapters.gates`.
+        None for the full shape of anchored adapters. With standard normal `noise_E` scores are
+        moved by it times a learnt deviation before the best are taken (training); without it they
+        are the constants of `pliant.adapters.gates`.
         """
         router = {name: self.tensors[name] for name in router_shapes(self.spec, self.adapters)}
         code = shape_code(self.spec, shape)
         first = next(iter(self.tensors.values()))
-        if noise_E is None or not router:
+        if noise_E is None or not router or not self.rank_of(shape):
             arrays = {name: tensor.detach().cpu().numpy() for name, tensor in router.items()}
             constant = gates(self.adapters, arrays, code)
             return {expert: first.new_tensor(gate) for expert, gate in constant.items()}
@@ -101,9 +113,14 @@ class ShapeAdapters:
     def low_rank(
         self, shape: SubnetShape, noise_E: torch.Tensor | None = None
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """`(a_RI, b_OR)` of every matrix of a shape, cut to its widths: its update is `b @ a`."""
+        """`(a_RI, b_OR)` of every matrix of a shape, cut to its widths: its update is `b @ a`.
+
+        Empty for the full shape of anchored adapters.
+        """
         chosen = self.gates(shape, noise_E)
-        result = {}
+        result: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        if not chosen:
+            return result
         widths = zip(shape.blocks, shape.groups, shape.neurons, strict=True)
         for block, groups, neurons in widths:
             for matrix in BLOCK_MATRICES:

@@ -58,7 +58,7 @@ from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import encoded_matrices
-from pliant.recipes.finer import Finer, find_finer
+from pliant.recipes.finer import Finer, find_finer, remeasured_finer
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
 from pliant.recipes.quality import (
     WINDOWS,
@@ -139,7 +139,8 @@ def build(
         adapters=adapters,
     )
     fingerprint = source.fingerprint
-    inputs = repr((fingerprint, tokens.fingerprint, options, tuned and tuned.depth_paths))
+    choices = tuned and (tuned.depth_paths, tuned.finer)
+    inputs = repr((fingerprint, tokens.fingerprint, options, choices))
     loaded = None
     if adapters is not None:
         loaded = read_adapters(source.folder, source.spec, adapters)
@@ -278,6 +279,9 @@ class _Build:
         method = self.options.finer
         if method is None:
             return Finer()
+        if self.tuned is not None and self.tuned.finer.half_path is not None:
+            choices_BT = torch.from_numpy(self.tokens.choices_BT)
+            return remeasured_finer(ordered, choices_BT, self.tuned.finer)
         fewest, first, last = self.options.depth_limits(ordered.spec.num_blocks)
         return find_finer(
             ordered, self.tokens, method, self.options.width_method, fewest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from pliant.calibrate import find_half_path, find_width_ranking
+from pliant.calibrate import find_half_path, find_width_ranking, remeasured_paths
 from pliant.measurement import Progress, silent
 from pliant.models import Supernet
 from pliant.recipes.calibration_text import CalibrationTokens
@@ -44,3 +44,11 @@ def find_finer(
     windows_BT = torch.from_numpy(tokens.orders_BT)
     ranking = find_width_ranking(ordered, windows_BT, width_method, seed=seed, progress=progress)
     return Finer(half_path=path, width_ranking=ranking)
+
+
+def remeasured_finer(ordered: Supernet, choices_BT: torch.Tensor, finer: Finer) -> Finer:
+    """The same choices with the losses that this model has, a tuned one for example."""
+    path = finer.half_path
+    assert path is not None
+    paths = remeasured_paths(ordered, choices_BT, {path.method: path}, halves=True)
+    return msgspec.structs.replace(finer, half_path=paths[path.method])

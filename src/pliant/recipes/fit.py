@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pliant.adapters import AdapterSpec, update_rank
 from pliant.bits.cache import CacheFormat
 from pliant.costs import MemoryCost, WorkingSet, subnet_memory
 from pliant.errors import UnsupportedError
@@ -46,8 +47,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Every cut that can be predicted, with its memory at `context` cached tokens.
 
     `predictor_error` is the leave-one-out error of predictions learnt from measured cuts, in logs
-    of the loss; None where they are additive sensitivities. `rank` is that of the artifact's
-    adapters, 0 without them.
+    of the loss; None where they are additive sensitivities. `adapters` are those of the artifact.
     """
 
     candidates: tuple[Candidate, ...]
@@ -55,20 +55,20 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     sensitivities: Sensitivities
     context: int
     predictor_error: float | None = None
-    rank: int = 0
+    adapters: AdapterSpec | None = None
     cache: CacheFormat = CacheFormat()
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
-        return subnet_memory(
-            candidate.subnet, WorkingSet(context=self.context, cache=self.cache), self.rank
-        )
+        return self._memory(candidate.subnet)
 
     def memory_bytes(self, subnet: Subnet) -> int:
         """Bytes that a subnet needs while it runs."""
-        return subnet_memory(
-            subnet, WorkingSet(context=self.context, cache=self.cache), self.rank
-        ).total_bytes
+        return self._memory(subnet).total_bytes
+
+    def _memory(self, subnet: Subnet) -> MemoryCost:
+        working = WorkingSet(context=self.context, cache=self.cache)
+        return subnet_memory(subnet, working, update_rank(subnet.spec, self.adapters, subnet.shape))
 
     def predicted_increase(self, candidate: Candidate) -> float:
         """The predicted loss relative to the dense model's: 0.05 is 5 % more."""
@@ -140,13 +140,12 @@ def offer(
     tokens = context or min(DEFAULT_CONTEXT, model.artifact.spec.max_context)
     cache = cache or CacheFormat()
     working = WorkingSet(context=tokens, cache=cache)
-    rank = model.artifact.adapters.rank if model.artifact.adapters else 0
 
     def resolve(address: CutAddress) -> Subnet:
         return model.subnet(str(address))
 
     def memory(subnet: Subnet) -> int:
-        return subnet_memory(subnet, working, rank).total_bytes
+        return subnet_memory(subnet, working, model.artifact.adapter_rank(subnet.shape)).total_bytes
 
     space = SearchSpace.measured(sensitivities)
 
@@ -165,7 +164,7 @@ def offer(
         sensitivities=sensitivities,
         context=tokens,
         cache=cache,
-        rank=rank,
+        adapters=model.artifact.adapters,
     )
 
 

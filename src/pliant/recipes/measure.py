@@ -53,7 +53,7 @@ def measure(
 ) -> Receipt:
     """Quality on `documents`, bytes at `context` cached tokens, and speed of one subnet."""
     subnet = model.subnet(address)
-    rank = model.artifact.adapters.rank if model.artifact.adapters else 0
+    rank = model.artifact.adapter_rank(subnet.shape)
     cost = subnet_memory(subnet, WorkingSet(context=context), rank)
     with model.engine(subnet, threads=threads) as engine:
         loss = evaluate_text(engine.engine, engine.tokenizer, documents)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import torch
 
-from pliant.calibrate import find_depth_paths, find_width_orders, mean_loss
+from pliant.calibrate import CACHE_BYTES, find_depth_paths, find_width_orders, mean_loss
 from pliant.errors import InterruptedJobError, UsageError
 from pliant.measurement import Progress, peak_memory_bytes, silent
 from pliant.models import Checkpoint, ShapeAdapters, Supernet
@@ -30,6 +30,7 @@ from pliant.recipes.build import COMPANIONS, build
 from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.build_receipt import BuildReceipt
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
+from pliant.recipes.finer import Finer, find_finer
 from pliant.recipes.quality import QualityBounds
 from pliant.recipes.tuned_checkpoint import (
     TuneReceipt,
@@ -50,6 +51,7 @@ from pliant.tune import (
     TuneOptions,
     Workers,
     available_bytes,
+    inversions,
     joined_workers,
     named_shapes,
     require_memory,
@@ -65,10 +67,16 @@ class Choices(msgspec.Struct, frozen=True):
     orders: WidthOrders
     path: DepthPath
     losses: dict[str, float]
+    finer: Finer = Finer()
 
     def space(self, model: Supernet) -> ShapeSpace:
-        """Every depth of the path at every width."""
-        return ShapeSpace.of(model.spec, self.path.blocks)
+        """Every depth of the path at every width; with halves of blocks and ranked widths."""
+        space = ShapeSpace.of(model.spec, self.path.blocks)
+        halves = self.finer.half_path
+        kept = [] if halves is None else sorted(halves.blocks.items(), reverse=True)[1:]
+        return msgspec.structs.replace(
+            space, halves=tuple(blocks for _, blocks in kept), ranking=self.finer.width_ranking
+        )
 
 
 def tune_shapes(
@@ -123,6 +131,9 @@ def tune_shapes(
         _check_state(state, settings, workers)
         run = _Run(source, text, tokens, tune, options, settings, state, workers, progress)
         receipt = run.tuned(Path(output), target, predicted)
+        for warning in receipt.warnings if workers.is_first else ():
+            if warning not in text.warnings:
+                note(f"warning: {warning}")
         _removed(state, workers)
     return receipt
 
@@ -206,22 +217,24 @@ class _Run:
                 f"Stopped after {tuner.progress.step} of {self.tune.steps} steps; the same command "
                 "goes on from there."
             )
+        after = self._losses(model, space)
         receipt = TuneReceipt(
             checkpoint=str(output),
             steps=self.tune.steps,
             tokens=tuner.progress.tokens,
             num_shapes=len(space),
             losses_before=choices.losses,
-            losses_after=self._losses(model, space),
+            losses_after=after,
             seconds=tuner.progress.seconds,
             peak_bytes=_peak_bytes(device),
             predicted_bytes=predicted,
-            warnings=self.text.warnings,
+            warnings=self.text.warnings + tuple(_of_inversions(space, after)),
         )
         if self.workers.is_first:
             record = TuningRecord(
                 version=1, settings=self.settings, receipt=receipt,
                 depth_paths={choices.path.method: choices.path}, adapters=self.tune.adapters,
+                finer=choices.finer,
             )  # fmt: skip
             write_tuned(model, self.source.folder, COMPANIONS, record, output)
             shutil.copyfile(self.state / LOG_FILE, output / LOG_FILE)
@@ -241,6 +254,7 @@ class _Run:
     def _choose(self, model: Supernet) -> Choices:
         """Orders and paths of the untuned model, or those that its own record names."""
         spec, options = model.spec, self.options
+        min_blocks, first, last = options.depth_limits(spec.num_blocks)
         record = read_record(self.source.folder, spec)
         if record is not None and record.adapters is not None:
             raise UsageError(
@@ -249,20 +263,27 @@ class _Run:
             )
         if record is not None:
             orders, paths = WidthOrders.identity(spec), record.depth_paths
+            finer = record.finer
         else:
             orders_BT = torch.from_numpy(self.tokens.orders_BT)
             orders = find_width_orders(
                 model, orders_BT, options.width_method, options.seed, progress=self.progress
             )
             model.permute(orders)
-            fewest, first, last = options.depth_limits(spec.num_blocks)
             paths = find_depth_paths(
-                model, torch.from_numpy(self.tokens.choices_BT), options.depth_methods, fewest,
+                model, torch.from_numpy(self.tokens.choices_BT), options.depth_methods, min_blocks,
                 protect_first=first, protect_last=last, seed=options.seed, progress=self.progress,
+            )  # fmt: skip
+            finer = Finer()
+        if options.finer is not None and finer.half_path is None:
+            finer = find_finer(
+                model, self.tokens, options.finer, options.width_method, min_blocks,
+                protect_first=first, protect_last=last, seed=options.seed,
+                cache_bytes=CACHE_BYTES, progress=self.progress,
             )  # fmt: skip
         # The others are not recorded: a build must not prefer blocks that were not tuned together.
         best = min(paths.values(), key=lambda path: sum(path.losses.values()))
-        unmeasured = Choices(orders, best, {})
+        unmeasured = Choices(orders, best, {}, finer)
         losses = self._losses(model, unmeasured.space(model))
         return msgspec.structs.replace(unmeasured, losses=losses)
 
@@ -274,6 +295,14 @@ class _Run:
         return {
             named.name: mean_loss(frozen, windows_BT, named.shape) for named in _reported(space)
         }
+
+
+def _of_inversions(space: ShapeSpace, losses: dict[str, float]) -> Iterator[str]:
+    for larger, smaller in inversions(_reported(space), losses):
+        yield (
+            f"{larger} is worse than {smaller}, which is smaller ({losses[larger]:.3f} and "
+            f"{losses[smaller]:.3f} nats per token); more steps help, or take the smaller one."
+        )
 
 
 def _reported(space: ShapeSpace) -> list[NamedShape]:
@@ -294,7 +323,8 @@ def _settings(
     options: BuildOptions,
 ) -> dict[str, Any]:
     """Everything that decides the tuned weights, as JSON holds it."""
-    names = ("width_method", "depth_methods", "min_blocks", "protect_first", "protect_last")
+    names = ("width_method", "depth_methods", "min_blocks", "protect_first", "protect_last",
+             "finer")  # fmt: skip
     settings = {
         "checkpoint": source.fingerprint,
         "text": text.fingerprint,

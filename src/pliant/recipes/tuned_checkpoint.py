@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from pliant.adapters import AdapterSpec
 from pliant.errors import CheckpointError, PliantError
 from pliant.models import ShapeAdapters, Supernet
-from pliant.shape import DepthPath, SubnetShape
+from pliant.recipes.finer import Finer
+from pliant.shape import DepthPath, SubnetShape, shape_of_halves
 from pliant.spec import ModelSpec
 
 RECORD_FILE = "pliant_tuning.json"
@@ -50,13 +51,17 @@ class TuneReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuningRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What `pliant_tuning.json` holds. `settings` are all inputs, text and checkpoint by hash."""
+    """What `pliant_tuning.json` holds. `settings` are all inputs, text and checkpoint by hash.
+
+    `finer` are the halves of blocks and the ranking of widths that were tuned too, if any were.
+    """
 
     version: int
     settings: dict[str, Any]
     depth_paths: dict[str, DepthPath]
     receipt: TuneReceipt
     adapters: AdapterSpec | None = None
+    finer: Finer = Finer()
 
 
 def read_adapters(folder: Path, spec: ModelSpec, adapters: AdapterSpec) -> ShapeAdapters:
@@ -83,6 +88,7 @@ def read_record(folder: Path, spec: ModelSpec) -> TuningRecord | None:
                 SubnetShape.uniform(spec, choice.blocks, 1.0).check_against(spec)
             if method != depth_path.method or spec.num_blocks not in depth_path.blocks:
                 raise CheckpointError(f"its path {method!r} does not begin with all blocks")
+        _check_finer(record.finer, spec)
         if record.version != 1 or not record.depth_paths:
             raise CheckpointError(f"it has version {record.version} and paths of no or some method")
     except (msgspec.DecodeError, PliantError) as error:
@@ -91,6 +97,14 @@ def read_record(folder: Path, spec: ModelSpec) -> TuningRecord | None:
             "tune again."
         ) from error
     return record
+
+
+def _check_finer(finer: Finer, spec: ModelSpec) -> None:
+    if finer.half_path is not None:
+        for choice in finer.half_path.choices:
+            shape_of_halves(spec, choice.blocks).check_against(spec)
+    if finer.width_ranking is not None:
+        finer.width_ranking.check(spec)
 
 
 def differences(asked: dict[str, Any], found: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant import _native
+from pliant.adapters import update_rank
 from pliant.bits.cache import CacheFormat, CacheType, SequenceCache
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
@@ -108,8 +109,7 @@ class Engine:
         self._config = config
         self._decoder = native_decoder(config, artifact, subnet)
         self._head_screen = head_screen
-        adapters = artifact.adapters if isinstance(artifact, AdaptedSource) else None
-        self._adapter_rank = adapters.rank if adapters else 0
+        self._adapters = artifact.adapters if isinstance(artifact, AdaptedSource) else None
         self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
 
     def __repr__(self) -> str:
@@ -136,8 +136,8 @@ class Engine:
 
     @property
     def adapter_rank(self) -> int:
-        """Rank of the updates that adapters add to each matrix; 0 without adapters."""
-        return self._adapter_rank
+        """Rank of the updates that adapters add to each matrix; 0 where they add none."""
+        return update_rank(self._subnet.spec, self._adapters, self._subnet.shape)
 
     @property
     def threads(self) -> int:
@@ -268,7 +268,7 @@ class Engine:
         started = time.perf_counter()
         with self._turn:
             before = self._subnet
-            outcome = outcome_of(before, subnet, entries, self._adapter_rank > 0)
+            outcome = outcome_of(before, subnet, entries, self._adapters is not None)
             other = native_decoder(self._config, self._artifact, subnet)
             try:
                 caches, tokens = self._decoder.switch_to(other, outcome == "rebuilt")

@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 
 #: Fewer measured subnets than this teach nothing that the sensitivities do not know.
 MIN_MEASURED = 8
+#: Of the log of the loss that the costliest axis of a cut adds alone: what the whole cut adds at
+#: least. Tuned cuts lose less than their axes, which are measured at the dense shape, say.
+LEAST_SHARE = 0.5
 
 #: What the axes of a subnet cost by themselves: log of the loss over the dense loss, one for each.
 Increases = Callable[[Subnet], Sequence[float]]
@@ -67,7 +70,9 @@ class LossPredictor:
     A subnet is described by what each of its axes costs alone, in logs of the loss over the dense
     loss; the additive prediction is the prior mean. What measured subnets cost beyond it is learnt:
     with none near by, a prediction falls back to the additive one. The kernel is the one under
-    which the measured losses are likeliest, so that nothing has to be set.
+    which the measured losses are likeliest, so that nothing has to be set. Far from all that was
+    measured its products know no bound, so a prediction is at least `LEAST_SHARE` of what the
+    costliest axis costs alone.
     """
 
     def __init__(self, increases: Increases, measured: Mapping[Subnet, float]) -> None:
@@ -101,7 +106,8 @@ class LossPredictor:
         """The loss over the dense loss of each subnet, `[M]`."""
         x_MA = self._described(subnets)
         across_MN = self._fit.kernel.between(x_MA, self._x_NA)
-        return np.asarray(np.exp(additive(x_MA) + across_MN @ self._fit.weights))
+        learnt_M = additive(x_MA) + across_MN @ self._fit.weights
+        return np.asarray(np.exp(np.maximum(learnt_M, LEAST_SHARE * x_MA.max(axis=1))))
 
     def _described(self, subnets: Sequence[Subnet]) -> Array:
         return np.array([self._increases(subnet) for subnet in subnets], np.float64)

@@ -3,6 +3,7 @@
 from pliant.tune.distillation import ShapeLoss, Teacher, balance_factor, shape_loss
 from pliant.tune.interruption import StopRequest
 from pliant.tune.memory import TuningMemory, available_bytes, require_memory, tuning_memory
+from pliant.tune.monotone import inversions
 from pliant.tune.optimizer import FlatTensors, MuonAdam, orthogonalized
 from pliant.tune.options import (
     MODES,
@@ -45,6 +46,7 @@ __all__ = [
     "available_bytes",
     "balance_factor",
     "hidden_states",
+    "inversions",
     "joined_workers",
     "load_state",
     "named_shapes",

@@ -45,6 +45,13 @@ class Teacher:
         top_NK, token_NK = logits_NV.topk(tokens, sorted=False)
         return cls(token_NK, top_NK - total_N[:, None], _log_rest(logits_NV, token_NK) - total_N)
 
+    def entropy(self) -> float:
+        """Mean over rows of - Σ p log p of these events, nats: the least any student can reach."""
+        total = -(self.log_NK.exp() * self.log_NK).sum()
+        if self.log_rest_N is not None:
+            total = total - (self.log_rest_N.exp() * self.log_rest_N).nan_to_num().sum()
+        return (total / len(self.token_NK)).item()
+
     def split(self, rows: int) -> list[Teacher]:
         """The same for runs of `rows` predictions."""
         count = -(-len(self.token_NK) // rows)

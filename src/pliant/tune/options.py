@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pliant.adapters import AdapterSpec
 from pliant.errors import UsageError
@@ -21,6 +21,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 TEACHERS: tuple[TeacherKind, ...] = get_args(TeacherKind)
 #: LoRA's alpha: an update is alpha / rank times the product of its factors.
 ALPHA = 16.0
+#: B of adapters begins at zero and needs a higher rate.
+_ADAPTER_RATE = 0.008
+#: Where adapters spare the full shape: more others can be run, and none of them needs protection.
+_ANCHORED = {"balance": False, "random_shapes": 4}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class TuneOptions:
 
     In the `mode` "smol" only adapters are tuned, `experts` of `rank` for each matrix of a block, of
     which a shape uses `top_k`, all by Adam at `vector_rate`. One expert is a LoRA that all shapes
-    share.
+    share. `anchored` adapters under a frozen teacher spare the full shape: it is its own teacher,
+    so there is nothing it could learn, and it stays as it was to the bit.
     """
 
     steps: int
@@ -66,6 +71,7 @@ class TuneOptions:
     rank: int = 16
     experts: int = 5
     top_k: int = 2
+    anchored: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -104,12 +110,25 @@ class TuneOptions:
         if self.mode == "smol":
             AdapterSpec(self.rank, self.experts, self.top_k)
 
+    @classmethod
+    def of(cls, steps: int, mode: Mode = "smol", **changes: Any) -> TuneOptions:
+        """Options of a mode with the numbers that measured best for it, but for `changes`.
+
+        `docs/how_it_works/any_shape.md` has the comparison; `pliant tune-shapes` takes these.
+        """
+        best: dict[str, Any] = {"vector_rate": _ADAPTER_RATE} if mode == "smol" else {}
+        options = cls(**{"steps": steps, "mode": mode, **best, **changes})
+        if options.adapters is None or not options.adapters.anchored:
+            return options
+        return cls(**{"steps": steps, "mode": mode, **best, **_ANCHORED, **changes})
+
     @property
     def adapters(self) -> AdapterSpec | None:
         """Numbers of the adapters that are tuned; None where the weights themselves are."""
         if self.mode == "full":
             return None
-        return AdapterSpec(self.rank, self.experts, self.top_k, ALPHA / self.rank)
+        anchored = self.anchored and self.teacher == "frozen" and self.distill > 0
+        return AdapterSpec(self.rank, self.experts, self.top_k, ALPHA / self.rank, anchored)
 
     @property
     def windows_per_step(self) -> int:

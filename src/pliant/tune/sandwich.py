@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Sandwich:
 
     def __call__(self, step: int) -> tuple[NamedShape, ...]:
         """The shapes of a step."""
-        shapes = named_shapes(self.space)
+        shapes = self._shapes
         if len(shapes) == 1:
             return shapes
         between = shapes[1:-1]
@@ -52,6 +53,11 @@ class Sandwich:
         random = np.random.default_rng([self.seed, step])
         drawn = sorted(int(place) for place in random.permutation(len(between))[:count])
         return (shapes[0], *(between[place] for place in drawn), shapes[-1])
+
+    @cached_property
+    def _shapes(self) -> tuple[NamedShape, ...]:
+        # A ranking of hundreds of units is walked for each shape of it: once, not at every step.
+        return named_shapes(self.space)
 
 
 def only(shape: NamedShape) -> Sampler:

@@ -42,7 +42,7 @@ class ShapeTuner:
     `sampler` names the shapes of each step. The first learns from the text and teaches the others,
     which learn from its predictions of the same moment (in-place distillation, arXiv 1903.05134);
     with a frozen teacher, `teacher` or by the options this model as it is now, all of them learn
-    from that model's full shape. Windows and shapes are
+    from that model's full shape. Shapes that adapters spare are not run. Windows and shapes are
     functions of the step alone, so a run resumed from `folder` ends in the bits of one that was
     never stopped. `fingerprint` names all inputs; state of others is refused.
     """
@@ -169,9 +169,13 @@ class ShapeTuner:
     ) -> torch.Tensor:
         """Add `weight` x the gradient of each shape on some windows; their losses `[shapes, 2]`."""
         options = self.options
-        teacher = self._frozen_words(windows_BT)
+        frozen = self._frozen_words(windows_BT)
+        teacher = frozen and frozen.teacher
         losses: list[tuple[float, float]] = []
         for place, named in enumerate(shapes):
+            if self._is_spared(named.shape) and frozen and teacher:
+                losses.append((teacher.entropy(), frozen.text_loss.item()))
+                continue
             teaches = place == 0 and len(shapes) > 1 and self._teacher is None and options.distill
             found = self._loss(windows_BT, place, named.shape, teacher, bool(teaches))
             losses.append((found.objective.item(), found.text_loss.item()))
@@ -202,8 +206,8 @@ class ShapeTuner:
             )  # fmt: skip
 
     @torch.no_grad()
-    def _frozen_words(self, windows_BT: torch.Tensor) -> Teacher | None:
-        """What the frozen teacher, where there is one, says of some windows."""
+    def _frozen_words(self, windows_BT: torch.Tensor) -> ShapeLoss | None:
+        """What the frozen teacher, where there is one, says of some windows, and its own loss."""
         if self._teacher is None or not self.options.distill:
             return None
         with self._arithmetic(windows_BT.device):
@@ -211,7 +215,11 @@ class ShapeTuner:
             return shape_loss(
                 self._teacher, hidden_BTD.flatten(0, 1), windows_BT[:, 1:].flatten(),
                 teaches=self.options.teacher_tokens,
-            ).teacher  # fmt: skip
+            )  # fmt: skip
+
+    def _is_spared(self, shape: SubnetShape) -> bool:
+        """Whether a shape stays as it was: nothing that is tuned is part of it."""
+        return self.model.adapters is not None and not self.model.adapters.rank_of(shape)
 
     def _arithmetic(self, device: torch.device) -> torch.autocast:
         return torch.autocast(
