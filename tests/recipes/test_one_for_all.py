@@ -116,6 +116,15 @@ def test_build_tuned_is_the_build_of_the_tuned_checkpoint(
     assert first.manifest.source.name == random_checkpoint.name
 
 
+def test_several_processes_do_not_build_one_artifact(
+    random_checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="2 processes; tune with them by pliant tune-shapes"):
+        build_tuned(random_checkpoint, tmp_path / "x.pliant", [text], TUNE, options=OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_finer_shapes_are_tuned_too_and_the_build_takes_the_same(
     random_checkpoint: Path, text: Path, tmp_path: Path
 ) -> None:

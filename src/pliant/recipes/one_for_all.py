@@ -55,6 +55,7 @@ from pliant.tune import (
     joined_workers,
     named_shapes,
     require_memory,
+    require_one_process,
 )
 
 #: Receives sentences for the reader.
@@ -156,8 +157,9 @@ def build_tuned(
     """Tune a model for all its shapes, then build the artifact of the tuned weights.
 
     The tuned checkpoint lies in `OUTPUT.tuned` until the artifact is whole. See `tune_shapes` and
-    `build` for arguments and errors.
+    `build` for arguments and errors; `UsageError` under `torchrun` with several processes.
     """
+    require_one_process()
     folder = Path(output).with_name(Path(output).name + ".tuned")
     # The artifact records the name of the folder that it was built from.
     tuned = folder / Checkpoint.open(checkpoint).folder.resolve().name

@@ -18,7 +18,7 @@ from pliant.tune.sandwich import NamedShape, Sampler, Sandwich, named_shapes, on
 from pliant.tune.schedule import SCHEDULES, Schedule, rate_factor
 from pliant.tune.state import TrainingProgress, load_state, save_state
 from pliant.tune.tuner import LOG_FILE, ShapeTuner, hidden_states
-from pliant.tune.workers import Workers, joined_workers
+from pliant.tune.workers import Workers, joined_workers, require_one_process
 
 __all__ = [
     "LOG_FILE",
@@ -54,6 +54,7 @@ __all__ = [
     "orthogonalized",
     "rate_factor",
     "require_memory",
+    "require_one_process",
     "save_state",
     "shape_loss",
     "tuning_memory",

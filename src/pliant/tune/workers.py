@@ -15,6 +15,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from pliant.errors import UsageError
+
 #: The first process may calibrate for hours while the others wait for its result.
 _PATIENCE = timedelta(days=7)
 
@@ -42,10 +44,24 @@ class Workers:
             distributed.barrier()
 
 
+def _count() -> int:
+    """Processes that `torchrun` started, this one among them; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_one_process() -> None:
+    """Raise `UsageError` under `torchrun` with several: each would write the same artifact."""
+    if _count() > 1:
+        raise UsageError(
+            f"A build was started as {_count()} processes; tune with them by pliant tune-shapes, "
+            "then build what it wrote in one."
+        )
+
+
 @contextmanager
 def joined_workers(device: torch.device) -> Iterator[Workers]:
     """The workers that `torchrun` started, or this process alone; left again at the end."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _count()
     if count == 1:
         yield Workers()
         return
