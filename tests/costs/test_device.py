@@ -16,6 +16,7 @@ from pliant.costs.device import (
     Device,
     Figure,
     device_names,
+    known_devices,
     load_device,
     read_device,
 )
@@ -122,6 +123,17 @@ def test_unknown_devices_name_the_known_ones() -> None:
         load_device("abacus")
     with pytest.raises(UsageError, match="cannot be read"):
         load_device("missing.toml")
+
+
+def test_a_profile_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pliant.costs.device.user_folder", lambda: tmp_path)
+    (tmp_path / "this.json").write_text('{"name": "this", "cups": 3}')
+    warnings: list[str] = []
+    names = [device.name for device in known_devices(warnings.append)]
+    assert "l4" in names and "this" not in names
+    assert len(warnings) == 1 and "this.json" in warnings[0]
 
 
 def test_rates_fall_back_to_the_next_best() -> None:

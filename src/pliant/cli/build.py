@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pliant.bits import most_planes
 from pliant.cli.build_arguments import (
     Calibration,
     CodecName,
@@ -74,6 +73,8 @@ def build(
     _check_free(output_path, force)
     if bool(tune_steps) != bool(tune_text):
         raise UsageError("Tuning takes --tune-steps and --tune-text together; one is missing.")
+    from pliant.bits import most_planes
+
     choices: dict[str, Any] = {
         "codec": codec, "planes": most_planes(codec) if planes is None else planes,
         "rounding": rounding, "finer": finer, "seed": seed,
@@ -132,6 +133,7 @@ def _build_data_free(
             "artifact": str(output_path),
             "architecture": opened.spec.architecture,
             "parameters": Subnet.full(opened.spec).num_parameters,
+            "codec": "uniform",
             "planes": planes,
             "artifact_bytes": sum(f.size for f in tensor_file_plan(opened.spec, planes).values()),
             "memory_bytes": data_free_memory(opened.spec, planes),

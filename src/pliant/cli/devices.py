@@ -45,7 +45,7 @@ def devices(
     or give its path as the device. With --measurements, what `pliant bench --json` wrote there
     corrects a probed device, or gives another its times; --output keeps that as a profile.
     """
-    from pliant.costs.device import device_names, load_device, user_folder
+    from pliant.costs.device import known_devices, load_device, user_folder
 
     output = Output(as_json, quiet)
     if name is not None:
@@ -54,7 +54,7 @@ def devices(
         return
     if measurements or target:
         raise UsageError("Which device? Name it, as in `pliant devices l4 --measurements FILE`.")
-    found = [load_device(item) for item in device_names()]
+    found = known_devices(output.note)
     columns = ("device", "", ">memory", ">GB/s", ">int8 Top/s", ">fp32 Top/s", ">watts", "")
     rows = [
         (

@@ -50,16 +50,19 @@ def report(
     prediction. It loads nothing, so it can be sent or published as it is.
     """
     from pliant.artifact import Artifact, split_address
-    from pliant.costs.device import device_names, load_device
+    from pliant.costs.device import known_devices, load_device
     from pliant.export.target import check_target, new_target
     from pliant.recipes.report import make_report, render_page
 
     output = Output(as_json, quiet)
     check_target(output_path, is_folder=False, force=force)
     path, cut = split_address(address)
-    named = [name.strip() for name in device.split(",")]
-    names = {"all": device_names(), "none": []}.get(device, named)
-    made = make_report(Artifact.open(path), cut, [load_device(name) for name in names], context)
+    if device == "all":
+        devices = known_devices(output.note)
+    else:
+        names = [] if device == "none" else device.split(",")
+        devices = [load_device(name.strip()) for name in names]
+    made = make_report(Artifact.open(path), cut, devices, context)
     page = render_page(made).encode()
     with new_target(output_path, len(page), is_folder=False, force=force) as place:
         place.write_bytes(page)

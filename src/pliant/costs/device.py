@@ -7,6 +7,7 @@ and calibrations. A stranger adds a device by copying a file.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -134,6 +135,17 @@ def device_names() -> list[str]:
     """Names of all profiles that come with pliant or lie in the user's folder."""
     names = {path.stem for folder in _folders() for path in folder.glob("*") if _is_profile(path)}
     return sorted(names)
+
+
+def known_devices(warn: Callable[[str], None]) -> list[Device]:
+    """All devices of `device_names`; `warn` is told of a user's profile that cannot be read."""
+    found = []
+    for name in device_names():
+        try:
+            found.append(load_device(name))
+        except UsageError as error:
+            warn(str(error))
+    return found
 
 
 def load_device(name: str) -> Device:
