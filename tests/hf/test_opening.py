@@ -210,13 +210,3 @@ def test_updates_of_adapters_are_added(tiny: Make, monkeypatch: pytest.MonkeyPat
     assert not np.allclose(ours, without, rtol=0, atol=0.1)
     theirs = logits_of(opened(path, subnet="d3-w0.5-b4", activations="float32"))
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
-
-
-def test_the_page_runs_as_it_is_written(tiny: Make) -> None:
-    page = Path(__file__).parents[2] / "docs" / "how_to" / "use_in_transformers.md"
-    lines = [line[4:] for line in page.read_text("utf-8").splitlines() if line.startswith("    ")]
-    # The tiny model has four blocks; the page speaks of a larger one.
-    program = "\n".join(lines).replace("X.pliant", str(tiny("llama"))).replace("@d8-", "@d2-")
-    names: dict[str, Any] = {}
-    exec(program, names)
-    assert names["model"].config.num_hidden_layers == 2 and names["tokenizer"]("a").input_ids
