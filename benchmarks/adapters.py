@@ -118,9 +118,10 @@ def costs(subnet: Subnet, rank: int) -> dict[str, int]:
 def ratios(samples: list[float], plain: list[float]) -> dict[str, Any]:
     """Seconds of a step, and its time over that of the plain engine in the same round."""
     each = [own / base for own, base in zip(samples, plain, strict=True)]
+    low, median, high = np.quantile(each, (0.25, 0.5, 0.75)).tolist()
     return {
         "seconds": msgspec.to_builtins(Measurement.of(samples, "s")),
-        "ratio": msgspec.to_builtins(Measurement.of(each, "")),
+        "ratio": {"low": low, "median": median, "high": high},
     }
 
 
@@ -159,7 +160,7 @@ def main() -> int:
     lines = measured(artifact, options)
     caption = (
         f"{options.model} with random weights, {options.threads} threads; time over that of the "
-        f"same engine without adapters, median and extremes of {options.rounds} rounds that took "
+        f"same engine without adapters, median and quartiles of {options.rounds} rounds that took "
         f"turns; prompts of {PROMPT_TOKENS} tokens; {machine_text()}."
     )
     results = {
@@ -182,8 +183,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--planes", type=int, nargs="+", default=[4, 8], choices=range(1, 9))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--least-seconds", type=float, default=0.1, help="of a sample")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--least-seconds", type=float, default=0.05, help="of a sample")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of random models")
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser.parse_args()
