@@ -43,3 +43,11 @@ def test_every_case_is_answered(tiny: ModuleType) -> None:
     page = render({"models": [found]})
     assert page.count("| 3 clients |") == 2 and "Capacity, requests/s: pliant" in page
     assert "ratio 0.875" in page
+
+
+def test_every_thread_has_a_cost(tiny: ModuleType) -> None:
+    from serving_overhead import measure
+
+    found = measure(tiny.served_artifact("tiny", 2), tokens=8, rounds=1)
+    assert set(found) == {"engine thread", "event loop", "bare engine"}
+    assert all(least > 0 for least, _ in found.values())

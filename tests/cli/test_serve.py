@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,29 @@ def test_it_lets_a_running_text_end_and_stops(pristine: Path) -> None:
     assert process.returncode == 0
     assert "stopped" in notes and "tiny@auto" in notes
     assert '"event":"answered"' in notes
+
+
+def test_a_signal_that_comes_with_the_first_request(pristine: Path) -> None:
+    """Both are sent as soon as the server has said where it listens: the answer is whole."""
+    command = [sys.executable, "-m", "pliant.cli", "serve", str(pristine), "--port", "0", "--json",
+               "--quiet", "--threads", "1"]  # fmt: skip
+    body = json.dumps({"prompt": "ab", "max_tokens": 200, "ignore_eos": True})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
+                head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+                raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                process.send_signal(signal.SIGTERM)
+                answer = raw.makefile("rb").read().decode()
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+    assert answer.startswith("HTTP/1.1 200 "), answer
+    assert json.loads(answer[answer.index("{") :])["usage"]["completion_tokens"] == 200
+    assert code == 0
 
 
 @pytest.mark.parametrize(

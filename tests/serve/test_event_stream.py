@@ -13,14 +13,14 @@ from pliant.serve.event_stream import EventStream
 from pliant.serve.safety import GuardLimits
 
 
-async def endless() -> AsyncIterator[dict[str, Any]]:
+async def endless() -> AsyncIterator[bytes]:
     while True:
-        yield {"token": 1}
+        yield b'{"token":1}'
 
 
-async def broken() -> AsyncIterator[dict[str, Any]]:
+async def broken() -> AsyncIterator[bytes]:
     raise GenerationError("It cannot be.")
-    yield {}
+    yield b"{}"
 
 
 async def never() -> dict[str, Any]:
@@ -32,7 +32,7 @@ async def gone() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
-def run(events: AsyncIterator[dict[str, Any]], receive: Any, send: Any) -> list[bool]:
+def run(events: AsyncIterator[bytes], receive: Any, send: Any) -> list[bool]:
     """What `closed` was told."""
     told: list[bool] = []
 
@@ -56,8 +56,9 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
 
 
 def test_a_client_that_goes_away_is_noticed_before_the_first_event() -> None:
-    async def silent() -> AsyncIterator[dict[str, Any]]:
-        yield await never()
+    async def silent() -> AsyncIterator[bytes]:
+        await never()
+        yield b""
 
     sent: list[Any] = []
 
@@ -70,9 +71,9 @@ def test_a_client_that_goes_away_is_noticed_before_the_first_event() -> None:
 
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_failure_has_a_status_before_the_first_event_and_an_event_behind_it(after: int) -> None:
-    async def events() -> AsyncIterator[dict[str, Any]]:
+    async def events() -> AsyncIterator[bytes]:
         for place in range(after):
-            yield {"place": place}
+            yield b'{"place":%d}' % place
         async for event in broken():
             yield event
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 
-def test_everybody_at_once(serve: Any) -> None:
+
+def test_everybody_at_once(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     spec = importlib.util.spec_from_file_location("soak", Path(__file__).with_name("soak.py"))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -18,7 +22,7 @@ def test_everybody_at_once(serve: Any) -> None:
     entry = 4 * 2 * 2 * 12 * 2 + 8
     own = serve(cache_bytes=400 * entry, max_sequences=8, max_waiting=6)
     soak = module.Soak(own.url, "tiny", 24)
-    soak.run(2.0, clients=16)
+    assert soak.saturate(2.0, clients=16) > 0
     own.wait_idle()
     assert not soak.wrong, soak.wrong[:3]
     assert soak.outcomes["answered"] > 0
@@ -32,8 +36,13 @@ def test_everybody_at_once(serve: Any) -> None:
 def test_a_server_that_is_killed_and_comes_back(random_artifact: Path) -> None:
     entry = 4 * 2 * 2 * 12 * 2 + 8
     command = [sys.executable, str(Path(__file__).with_name("soak.py")), str(random_artifact),
-               "--seconds", "3", "--parts", "2", "--clients", "6",
+               "--seconds", "3", "--capacity-seconds", "0.5",
                "--cache-memory", str(400 * entry)]  # fmt: skip
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "0 wrong" in found.stdout and "exit code 0" in found.stdout
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["wrong"] == found["lost"] == found["exit_code"] == 0
+    assert found["answered_after_restart"] > 0 and found["evictions"] > 0
+    assert found["load_per_second"] == pytest.approx(1.5 * found["capacity_per_second"], rel=0.05)
+    ends = ("answered", "refused", "malformed", "left", "hung_up", "cut_off")
+    assert sum(found.get(end, 0) for end in ends) == found["requests"] > 0

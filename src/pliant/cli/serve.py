@@ -219,13 +219,17 @@ def _run(service: Any, secrets: Any, options: Any, bound: Any, output: Output) -
 
     shown = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{shown}:{bound.getsockname()[1]}"
-    for line in describe(service, options, url):
-        output.note(line)
-    if output.as_json:
-        output.emit_line({"url": url, "model": options.name, "models": service.subnets.names()})
+
+    def announce(server: Any) -> None:
+        """Say where it listens."""
+        for line in describe(service, options, url):
+            output.note(line)
+        if output.as_json:
+            output.emit_line({"url": url, "model": options.name, "models": service.subnets.names()})
+
     # asyncio warns of every event that is sent to a client who has just gone.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    run_server(service, secrets, options, bound)
+    run_server(service, secrets, options, bound, announce)
     output.note("stopped")
 
 

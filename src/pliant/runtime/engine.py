@@ -245,7 +245,8 @@ class Engine:
                 [chunk.mask for chunk in chunks],
                 counts,
             )
-        return np.split(np.array(chosen, np.int32), np.cumsum(counts)[:-1])
+        tokens = np.array(chosen, np.int32)
+        return [tokens] if len(counts) == 1 else np.split(tokens, np.cumsum(counts)[:-1])
 
     def switch(self, subnet: Subnet, *, entries: Entries = "keep") -> Switch:
         """Go on as another subnet of the same artifact: deeper, wider, finer, or the reverse.

@@ -19,6 +19,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """The text that can be shown now that `text` follows."""
+        if not self._stops:
+            return text
         text = self._held + text
         places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:

@@ -144,8 +144,8 @@ class _Answering:
 
         return EventStream(self._stream(), self.headers, closed)
 
-    async def _stream(self) -> AsyncIterator[dict[str, Any]]:
-        """The objects of a stream, in order."""
+    async def _stream(self) -> AsyncIterator[bytes]:
+        """The objects of a stream as JSON, in order."""
         began: set[int] = set()
         async for index, event in self.texts.events():
             choice = self._choices[index]

@@ -69,6 +69,7 @@ class LaneEngine(Protocol):
 class _Job:
     def __init__(self, writer: Writer, sink: Sink) -> None:
         self.writer, self.sink = writer, sink
+        self.has_written = False
 
 
 class EngineRoom:
@@ -259,11 +260,12 @@ class EngineRoom:
         except Exception as error:
             self._fail_with(part.name, error)
             return None
-        with self._changed:
-            reused = self.scheduler.reused_tokens(part.name)
-        return msgspec.structs.replace(
-            emission, nanoseconds=time.monotonic_ns(), reused_tokens=reused
-        )
+        if not job.has_written:
+            job.has_written = True
+            with self._changed:
+                emission.reused_tokens = self.scheduler.reused_tokens(part.name)
+        emission.nanoseconds = time.monotonic_ns()
+        return emission
 
     def _fail_with(self, name: str, error: Exception) -> None:
         kind = "request" if isinstance(error, GenerationError) else "server"

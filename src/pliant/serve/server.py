@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
@@ -27,6 +28,9 @@ from pliant.serve.subnets import Subnets
 
 #: Bytes of a request's line and headers.
 _MAX_HEADER_BYTES = 32_768
+#: Turns of the event loop, and seconds between them, in which a server that was asked to stop
+#: takes in what was sent before: a connection needs a few turns from the kernel to its handler.
+_LAST_TURNS, _TURN_SECONDS = 10, 0.01
 #: Part of the memory that is free now which caches may take unless told otherwise.
 _FREE_MEMORY_SHARE = 4
 
@@ -155,20 +159,33 @@ def run_server(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let running texts end.
 
-    New requests get 503 from the signal on; a second Ctrl-C ends running texts too. `ready`
-    is called with the server when it listens.
+    What was sent before the signal is answered, new requests on open connections get 503; a second
+    Ctrl-C ends running texts too. `ready` is called with the server when it takes requests, and
+    signals: whoever hears of it may send either.
     """
     import uvicorn
 
     class Server(uvicorn.Server):
         """A server that was asked to stop and did has not failed."""
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Begin, and say so: signals come to `handle_exit` since before this."""
+            await super().startup(sockets)
+            if self.started and ready is not None:
+                ready(self)
+
         def handle_exit(self, sig: int, frame: Any) -> None:
             """Drain, and on a second Ctrl-C do not wait for it."""
             # Not uvicorn's own way, which raises the signal again when all is done.
-            service.draining = True
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Take in what was sent before the signal, refuse the rest, let texts end."""
+            for _ in range(_LAST_TURNS):
+                await asyncio.sleep(_TURN_SECONDS)
+            service.draining = True
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         make_app(service, keys, options.guard),
@@ -181,10 +198,7 @@ def run_server(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=options.drain_seconds,
     )
-    server = Server(config)
-    if ready is not None:
-        ready(server)
-    server.run(sockets=[bound])
+    Server(config).run(sockets=[bound])
 
 
 def describe(service: Service, options: ServeOptions, url: str) -> list[str]:

@@ -97,7 +97,8 @@ class Texts:
         self._cut, self._client, self._salt = cut, client, salt
         self.started = time.monotonic_ns()
         self._names: list[str] = []
-        self._events: asyncio.Queue[tuple[int, Emission | Failure]] = asyncio.Queue()
+        self._events: deque[tuple[int, Emission | Failure]] = deque()
+        self._coming: asyncio.Future[None] | None = None
         self.prompts = [self._prompt(text) for text in self._texts()]
         self.usage.prompt_tokens = sum(map(len, self.prompts))
         n = request.num_choices
@@ -132,7 +133,10 @@ class Texts:
         """What the works write, as it comes, until all are done; `ApiError` where one fails."""
         left = len(self._names)
         while left:
-            index, event = await self._events.get()
+            while not self._events:
+                self._coming = asyncio.get_running_loop().create_future()
+                await self._coming
+            index, event = self._events.popleft()
             if isinstance(event, Failure):
                 raise failure_error(event)
             times = self.times.setdefault(index, [])
@@ -142,6 +146,12 @@ class Texts:
             self.usage.written_tokens += 0 if self.request.max_tokens == 0 else 1
             left -= event.finish_reason is not None
             yield index, event
+
+    def _take_in(self, event: tuple[int, Emission | Failure]) -> None:
+        """In the event loop: what a work has written."""
+        self._events.append(event)
+        if self._coming is not None and not self._coming.done():
+            self._coming.set_result(None)
 
     def _submit(
         self,
@@ -165,7 +175,7 @@ class Texts:
         )
 
         def sink(event: Emission | Failure) -> None:
-            self._post.send(self._events.put_nowait, (index, event))
+            self._post.send(self._take_in, (index, event))
 
         self._room.submit(work, writer, sink)
         self._names.append(name)

@@ -61,12 +61,12 @@ class TokenScore(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Emission(msgspec.Struct, frozen=True, kw_only=True):
+class Emission(msgspec.Struct, kw_only=True):
     """What one step added: a token, the text that became certain, and why it was the last one.
 
     `score` is that of the token if asked for, `prompt_scores` come with the first token.
     `nanoseconds` is when it was written, `reused_tokens` how much of the prompt was in a kept
-    prefix; both are for the engine room to fill in.
+    prefix; both are for the engine room to fill in, before anybody else sees it.
     """
 
     token: int
@@ -99,6 +99,9 @@ class Writer:
         self._decoder = tokenizer.decoder(continues=options.continues)
         self._stops = StopStrings(options.sampling.stop)
         self._counts: dict[int, int] = {}
+        self._counts_tokens = bool(options.presence_penalty or options.frequency_penalty)
+        self._max_tokens = options.sampling.max_tokens
+        self._is_plain_greedy = grammar is None and options.is_plain_greedy
         self._num_written = 0
         self._prompt_scores: list[TokenScore] = []
         if options.prompt_logprobs:
@@ -107,7 +110,7 @@ class Writer:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token is all that `accept_token` needs."""
-        return self._grammar is None and self.options.is_plain_greedy
+        return self._is_plain_greedy
 
     def read_prompt(self, begin: int, logits_TV: NDArray[np.float32]) -> None:
         """Note the scores of the prompt from logits behind its tokens `begin` on.
@@ -136,7 +139,7 @@ class Writer:
         scores_V = logits_V.copy()
         for token, bias in options.logit_bias.items():
             scores_V[token] += np.float32(bias)
-        if self._counts and (options.presence_penalty or options.frequency_penalty):
+        if self._counts:
             tokens = np.fromiter(self._counts, np.int64)
             counts = np.fromiter(self._counts.values(), np.float32)
             scores_V[tokens] -= options.presence_penalty + options.frequency_penalty * counts
@@ -161,7 +164,8 @@ class Writer:
 
     def _write(self, token: int, score: TokenScore | None) -> Emission:
         self._num_written += 1
-        self._counts[token] = self._counts.get(token, 0) + 1
+        if self._counts_tokens:
+            self._counts[token] = self._counts.get(token, 0) + 1
         ends = token in self._eos_ids
         if self._grammar is not None:
             self._grammar.accept(token)
@@ -170,12 +174,14 @@ class Writer:
         reason: FinishReason | None = None
         if ends or self._stops.found or complete:
             reason = "stop"
-        elif self._num_written >= self.options.sampling.max_tokens or self._is_full():
+        elif self._num_written >= self._max_tokens or self._is_full():
             reason = "length"
         if reason and not self._stops.found:
             text += self._stops.push(self._decoder.finish())
             text += "" if self._stops.found else self._stops.finish()
-        scores, self._prompt_scores = tuple(self._prompt_scores), []
+        scores: tuple[TokenScore, ...] = ()
+        if self._prompt_scores:
+            scores, self._prompt_scores = tuple(self._prompt_scores), []
         return Emission(
             token=token, text=text, finish_reason=reason, score=score, prompt_scores=scores
         )

@@ -23,21 +23,29 @@ class Answer:
         prefix = "chatcmpl" if request.kind == "chat" else "cmpl"
         self.id = f"{prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
+        self._before, self._behind = self._around_choices()
 
     def whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
         """The object of an answer that is not streamed."""
         name = "chat.completion" if self.request.kind == "chat" else "text_completion"
         return {**self._frame(name), "choices": choices, "usage": usage}
 
-    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """One object of a stream; with `include_usage` all but the last say that usage is null."""
-        name = "chat.completion.chunk" if self.request.kind == "chat" else "text_completion"
-        usage = {"usage": None} if self.request.include_usage else {}
-        return {**self._frame(name), "choices": choices, **usage}
+    def chunk(self, choices: list[dict[str, Any]]) -> bytes:
+        """One object of a stream as JSON; with `include_usage` all but the last say that usage is
+        null.
+        """
+        return self._before + msgspec.json.encode(choices) + self._behind
 
-    def last(self, usage: dict[str, Any]) -> dict[str, Any]:
+    def last(self, usage: dict[str, Any]) -> bytes:
         """The chunk behind the last choice, which only holds the usage."""
-        return {**self.chunk([]), "usage": usage}
+        return self._before + b'[],"usage":' + msgspec.json.encode(usage) + b"}"
+
+    def _around_choices(self) -> tuple[bytes, bytes]:
+        """What stands before and behind the choices of every chunk: the same in all of a stream."""
+        name = "chat.completion.chunk" if self.request.kind == "chat" else "text_completion"
+        frame = msgspec.json.encode(self._frame(name))
+        behind = b',"usage":null}' if self.request.include_usage else b"}"
+        return frame[:-1] + b',"choices":', behind
 
     def _frame(self, name: str) -> dict[str, Any]:
         return {

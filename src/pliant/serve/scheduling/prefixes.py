@@ -25,6 +25,8 @@ class PrefixIndex:
     def extend(self, holding: Holding) -> None:
         """Add the pages that a holding has completed since the last call."""
         keys = self._keys.setdefault(holding.cache, [])
+        if len(holding.tokens) < (len(keys) + 1) * self._page_tokens:
+            return
         for key in self._chain(holding.lane.name, holding.salt, holding.tokens, keys):
             keys.append(key)
             self._holdings.setdefault(key, {})[holding.cache] = holding

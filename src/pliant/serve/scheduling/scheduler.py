@@ -242,6 +242,8 @@ class Scheduler:
     def _next_lane(self) -> Lane | None:
         """The lane with work that had the least time; one that comes back does not catch up."""
         busy = {sequence.lane.name for sequence in self._running.values()}
+        if len(busy) == 1 and busy == self._turns:
+            return self._lanes[next(iter(busy))]
         lowest = min((self._lanes[name].service for name in busy & self._turns), default=0)
         for name in busy - self._turns:
             self._lanes[name].service = max(self._lanes[name].service, lowest)
@@ -255,11 +257,14 @@ class Scheduler:
             for sequence in sorted(self._running.values(), key=lambda it: it.order)
             if self._decodes(sequence, lane) and self._grow(sequence) and sequence.pending == 1
         ]
+        prefilling = self._prefilling(lane)
+        if not prefilling:
+            return tuple(slices)
         limits = self.limits
         left = max(self._paces[lane.name].tokens() - len(slices), limits.min_prefill_tokens)
         left = min(left, limits.max_step_tokens - len(slices))
         rows = limits.max_logit_rows
-        for sequence in self._prefilling(lane):
+        for sequence in prefilling:
             count = min(sequence.pending, left)
             if sequence.work.prompt_logits:
                 count = min(count, rows)
