@@ -60,7 +60,7 @@ def main() -> None:
 def measured_frontier(model: Pliant, text: Path, threads: int | None) -> list[Receipt]:
     """Receipts of spread cuts and of the dense shape at 1 to 8 planes, the smallest first."""
     documents = read_documents(text)
-    offered = offer(model, CONTEXT)
+    offered = offer(model, CONTEXT, kv_bits=16)
     cuts = [str(candidate.address) for candidate in spread(offered.frontier, POINTS)]
     dense = [f"b{planes}" for planes in range(1, model.artifact.num_planes + 1)]
     receipts: dict[int, Receipt] = {}

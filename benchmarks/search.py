@@ -212,7 +212,7 @@ def measured(
     chosen_on = excerpt(documents, TEXT_BYTES)
     reported_on = documents[len(chosen_on) :]
     with open_artifact(path) as model:
-        offered = offer(model, CONTEXT)
+        offered = offer(model, CONTEXT, kv_bits=16)
         bench = Bench(model, chosen_on, options.threads)
         spec, alignment = model.artifact.spec, model.artifact.manifest.alignment.neurons
         increases = axis_increases(offered.sensitivities, spec, alignment)

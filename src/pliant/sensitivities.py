@@ -21,7 +21,8 @@ class Sensitivities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     of the dense model to the one that reads `k` planes of that matrix alone, by the names of the
     artifact (tied embeddings as embedding and head at once); empty in artifacts of before. Where an
     artifact offers finer cuts, `halves[count]` is the loss of `count` halves of blocks kept and
-    `ranked_width[ratio]` that of widths ranked across blocks.
+    `ranked_width[ratio]` that of widths ranked across blocks. `cache[bits]` is the loss with cached
+    keys and values of so many bits, without a window; empty where it was not measured.
     """
 
     dense_loss: float
@@ -32,6 +33,7 @@ class Sensitivities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     matrices: dict[str, dict[int, float]] = {}
     halves: dict[int, float] = {}
     ranked_width: dict[float, float] = {}
+    cache: dict[int, float] = {}
 
     def predict(
         self,
@@ -58,6 +60,10 @@ class Sensitivities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             self._increase(self.vocabulary_planes, vocabulary_planes, "vocabulary planes"),
         )
         return self.dense_loss + sum(axes)
+
+    def cache_increase(self, bits: int) -> float:
+        """Nats per token that a cache of `bits` bits adds; 0 where that was not measured."""
+        return self.cache.get(bits, self.dense_loss) - self.dense_loss
 
     def _increase(self, axis: Mapping[Key, float], key: Key, name: str) -> float:
         if key not in axis:

@@ -48,6 +48,14 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The full shape with `planes` planes of every matrix."""
         return cls(spec, SubnetShape.full(spec), BitPlan.uniform(spec.num_blocks, planes))
 
+    def with_cache(self, bits: int | None = None, window: int | None = None) -> Subnet:
+        """The same with cached keys and values of other bits, or another window, where given.
+
+        `UsageError` for those that cannot be (`CacheFormat`).
+        """
+        plan = msgspec.structs.replace(self.bits, cache=self.bits.cache.but(bits, window))
+        return msgspec.structs.replace(self, bits=plan)
+
     def to_json(self) -> bytes:
         """This subnet as readable JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
@@ -111,6 +119,13 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         row_bytes = self.spec.head_dim * bytes_per_value + scale_bytes
         return 2 * sum(self.shape.groups) * row_bytes * tokens
 
+    @property
+    def cache_bytes_per_token(self) -> float:
+        """Bytes of keys and values of a token in the caches of the bit plan, behind the window."""
+        spec = self.spec
+        bits = self.bits.cache.effective_bits(spec.head_dim)
+        return 2 * sum(self.shape.groups) * spec.head_dim * bits / 8
+
     def _num_vector_entries(self) -> int:
         entries = self.spec.hidden_size
         for groups, neurons in zip(self.shape.groups, self.shape.neurons, strict=True):
@@ -121,16 +136,17 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _ADDRESS = re.compile(r"(?:d(?P<depth>\d+)|h(?P<halves>\d+))?"
                       r"(?:-?(?P<policy>[wg])(?P<width>\d*\.?\d+))?(?:-?b(?P<planes>\d+))?"
-                      r"(?:-?e(?P<vocabulary>\d+))?")  # fmt: skip
+                      r"(?:-?e(?P<vocabulary>\d+))?(?:-?k(?P<cache>\d+))?")  # fmt: skip
 
 
 class CutAddress(msgspec.Struct, frozen=True):
-    """`d8-w0.75-b3-e4`: blocks kept, width ratio, planes, planes of embedding and head.
+    """`d8-w0.75-b3-e4-k8`: blocks kept, width ratio, planes, planes of embedding and head, bits of
+    cached keys and values.
 
-    Parts left out mean all blocks, full width, all stored planes, and the default vocabulary
-    planes of `BitPlan.uniform`. In finer units: `h13` keeps 13 halves of blocks (attentions and
-    MLPs) in place of whole ones, `g0.75` a share of all weights of the blocks, spread over them by
-    importance, in place of the same share of each.
+    Parts left out mean all blocks, full width, all stored planes, the default vocabulary planes of
+    `BitPlan.uniform`, and a float16 cache. `k` of few bits has the usual window. In finer units:
+    `h13` keeps 13 halves of blocks (attentions and MLPs) in place of whole ones, `g0.75` a share of
+    all weights of the blocks, spread over them by importance, in place of the same share of each.
     """
 
     depth: int | None = None
@@ -139,6 +155,7 @@ class CutAddress(msgspec.Struct, frozen=True):
     vocabulary_planes: int | None = None
     halves: int | None = None
     is_ranked: bool = False
+    cache_bits: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> CutAddress:
@@ -148,7 +165,8 @@ class CutAddress(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"{text!r} is not a subnet address; write it like d8-w0.75-b3, "
                 "where d is blocks kept, w the width ratio, b the planes, and any may be left out; "
-                "h15 counts halves of blocks, g0.75 ranks widths across blocks."
+                "k4 holds keys and values in 4 bits, h15 counts halves of blocks, g0.75 ranks "
+                "widths across blocks."
             )
         part = match.groupdict()
         return cls(
@@ -158,6 +176,7 @@ class CutAddress(msgspec.Struct, frozen=True):
             vocabulary_planes=int(part["vocabulary"]) if part["vocabulary"] else None,
             halves=int(part["halves"]) if part["halves"] else None,
             is_ranked=part["policy"] == "g",
+            cache_bits=int(part["cache"]) if part["cache"] else None,
         )
 
     def __str__(self) -> str:
@@ -166,4 +185,5 @@ class CutAddress(msgspec.Struct, frozen=True):
         parts += [f"{'g' if self.is_ranked else 'w'}{self.width:g}"] if self.width != 1 else []
         parts += [f"b{self.planes}"] if self.planes is not None else []
         parts += [f"e{self.vocabulary_planes}"] if self.vocabulary_planes is not None else []
+        parts += [f"k{self.cache_bits}"] if self.cache_bits is not None else []
         return "-".join(parts)

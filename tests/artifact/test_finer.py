@@ -42,13 +42,26 @@ def test_addresses_of_finer_cuts(finer):
 
 
 @pytest.mark.parametrize(
-    "text", ["h13-w0.75-b3", "h5", "d2-g0.7-b3-e4", "g0.5", "h6-g0.25-e2", "d8-w0.75-b3", ""]
+    "text",
+    [
+        "h13-w0.75-b3",
+        "h5",
+        "d2-g0.7-b3-e4",
+        "g0.5",
+        "h6-g0.25-e2",
+        "d8-w0.75-b3",
+        "",
+        "k4",
+        "d2-b3-e4-k16",
+    ],
 )
 def test_addresses_are_read_and_written(text):
     assert str(CutAddress.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["h3-d2", "d2-h3", "g0.5-w0.5", "h", "g", "h2.5"])
+@pytest.mark.parametrize(
+    "text", ["h3-d2", "d2-h3", "g0.5-w0.5", "h", "g", "h2.5", "k", "k4-b3", "k4.5"]
+)
 def test_what_is_no_address(text):
     with pytest.raises(UsageError, match="is not a subnet address"):
         CutAddress.parse(text)

@@ -13,6 +13,7 @@ from small_artifact import CONFIG, build, random_weights, small_spec, some_findi
 
 from pliant.artifact import Artifact, split_address
 from pliant.bits import BitPlan, UniformCodec
+from pliant.bits.cache import CacheFormat
 from pliant.errors import ArtifactError, UnsupportedError, UsageError
 from pliant.shape import SubnetShape
 from pliant.subnet import Subnet
@@ -88,6 +89,11 @@ def test_addresses(pristine):
     artifact = Artifact.open(pristine)
     assert artifact.subnet("") == Subnet.full(artifact.spec, 8)
     assert artifact.subnet("b4").bits == BitPlan.uniform(3, 4)
+    coded = artifact.subnet("b4-k3")
+    assert coded.bits == BitPlan.uniform(3, 4, cache=CacheFormat(bits=3))
+    assert coded.with_cache(16) == artifact.subnet("b4")
+    with pytest.raises(UsageError, match="A cache of 5 bits was asked for; use one of"):
+        artifact.subnet("k5")
     cut = artifact.subnet("d2-w0.5-b3-e5")
     assert cut.shape == SubnetShape.uniform(artifact.spec, (0, 1), 0.5)
     assert cut.bits == BitPlan.uniform(2, 3, 5)

@@ -9,6 +9,7 @@ from small_artifact import build, small_spec
 
 from pliant.artifact import Artifact
 from pliant.bits import BitPlan
+from pliant.bits.cache import CacheFormat
 from pliant.errors import ArtifactError, UsageError
 from pliant.shape import SubnetShape
 from pliant.subnet import Subnet
@@ -71,3 +72,19 @@ def test_nothing_is_written_through_links(damaged, tmp_path):
     (damaged / "subnets" / ".x.json.new").symlink_to(tmp_path / "target")
     artifact.save_subnet("x", artifact.subnet())
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_the_cache_is_saved_and_may_be_missing(damaged):
+    artifact = Artifact.open(damaged)
+    path = artifact.save_subnet("phone", artifact.subnet("b3").with_cache(2, 128))
+    assert artifact.subnet("phone").bits.cache == CacheFormat(bits=2, window=128)
+    saved = json.loads(path.read_text())
+    for cache, expected in (({"bits": 4}, "int4 behind the last 64 tokens"), (None, "float16")):
+        saved["bits"].pop("cache", None)
+        saved["bits"] |= {"cache": cache} if cache else {}
+        path.write_text(json.dumps(saved))
+        assert str(artifact.subnet("phone").bits.cache) == expected
+    saved["bits"]["cache"] = {"bits": 4, "window": 10**12 + 1}
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ArtifactError, match=r"is damaged: .*A window of"):
+        artifact.subnet("phone")

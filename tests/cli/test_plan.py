@@ -42,6 +42,17 @@ def test_a_plan_says_what_fits_where(pliant: Run) -> None:
     assert any("data sheet" in line for line in card["assumptions"])
 
 
+@pytest.mark.parametrize(("memory", "is_coded"), [("800MB", True), ("4GB", False)])
+def test_the_fit_it_suggests_has_the_cache_it_chose(
+    pliant: Run, memory: str, is_coded: bool
+) -> None:
+    flags = ("--device", "l4", "--context", 32768, "--memory", memory, "--json")
+    planned = pliant("plan", "qwen2.5-0.5b", *flags).data["devices"][0]
+    bits, command = planned["chosen"]["cache_bits"], planned["commands"][1]
+    assert (bits < 16) == is_coded
+    assert (f" --kv-bits {bits}" in command) == is_coded == ("--kv-bits" in command)
+
+
 def test_it_is_readable_too(pliant: Run) -> None:
     ran = pliant("plan", "mixtral-8x7b-v0.1", "-d", "a100,l4", "--operators", "--context", 512)
     assert ran.code == 0

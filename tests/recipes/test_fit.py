@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pliant.bits.cache import CacheFormat
 from pliant.errors import ArtifactError, DoesNotFitError, UsageError
 from pliant.evaluate import TextLoss
 from pliant.recipes import fit as fit_recipe
@@ -150,3 +152,59 @@ def test_finer_cuts_are_offered_and_run(model: Pliant) -> None:
 def test_methods_of_whole_blocks_search_no_halves() -> None:
     with pytest.raises(UsageError, match="Halves cannot be searched by 'influence'"):
         BuildOptions(finer="influence")
+
+
+@pytest.fixture(scope="module")
+def long_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model built on windows long enough for codes; do not change its files."""
+    output = tmp_path_factory.mktemp("long") / "long.pliant"
+    options = BuildOptions(windows=2, window_tokens=192)
+    build(random_checkpoint, output, options=options)
+    return output
+
+
+def test_fit_chooses_the_cache(long_artifact: Path, tmp_path: Path) -> None:
+    """A build measures what caches cost, and what a budget leaves no room for gets fewer bits."""
+    folder = tmp_path / "fits.pliant"
+    shutil.copytree(long_artifact, folder)
+    with open_artifact(folder) as model:
+        measured = model.artifact.manifest.sensitivities
+        assert measured is not None
+        assert list(measured.cache) == [16, 8, 4, 3, 2]
+        assert measured.cache[16] == measured.dense_loss
+        losses = list(measured.cache.values())
+        assert losses == sorted(losses) and losses[-1] > losses[0]
+        context = model.artifact.spec.max_context
+        offered = offer(model, context)
+        plain = offer(model, context, kv_bits=16)
+        assert len(offered.candidates) < 3 * len(plain.candidates)
+        least = min(item.memory_bytes for item in plain.candidates) - 1
+        found = fit(model, Budget(memory_bytes=least), DOCUMENTS, context=context, study=0,
+                    verify=1, threads=1)  # fmt: skip
+        chosen = found.search.chosen.candidate
+        assert chosen.subnet.bits.cache.bits < 16
+        assert offered.memory_bytes(chosen.subnet) <= least
+        with pytest.raises(DoesNotFitError):
+            fit(model, Budget(memory_bytes=least), DOCUMENTS, context=context, kv_bits=16)
+        kept = study.Bench(model, DOCUMENTS).losses
+        assert chosen.subnet in kept and chosen.subnet.with_cache(16) not in kept
+
+
+def test_a_fixed_cache_is_not_chosen(long_artifact: Path) -> None:
+    with open_artifact(long_artifact) as model:
+        fixed = offer(model, 256, kv_bits=3, kv_window=0)
+        assert {item.subnet.bits.cache for item in fixed.candidates} == {
+            CacheFormat(bits=3, window=0)
+        }
+        learnt = offer(model, 256).predicted_by(ShapeOnly())  # type: ignore[arg-type]
+        assert {item.subnet.bits.cache.bits for item in learnt.candidates} == {16, 8, 4, 3, 2}
+        assert len({item.subnet for item in learnt.candidates}) == len(learnt.candidates)
+
+
+class ShapeOnly:
+    """A predictor for which the bytes of weights are all that counts."""
+
+    error = 0.0
+
+    def predict(self, subnets: Sequence[Subnet]) -> Any:
+        return np.array([1 + 1e6 / subnet.weight_bytes for subnet in subnets])

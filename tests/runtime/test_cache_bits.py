@@ -263,3 +263,24 @@ def test_exact_lengths_are_those_of_the_engine(
         if grown:
             engine.forward_chunk([Chunk(tokens_of(grown), cache, logits="none")])
         longest = max(longest, cache.length)
+
+
+def test_an_engine_takes_the_cache_of_the_plan(make_engine: EngineMaker) -> None:
+    """What is told explicitly goes before it, and holds for all cuts it switches to."""
+    plain = make_engine({})
+    artifact, planned = plain._artifact, plain.subnet.with_cache(3, 0)
+    tokens = tokens_of(200)
+    told = make_engine({"cache_type": "int3", "cache_window": 0})
+    with Engine(artifact, planned, 1) as engine, Engine(artifact, planned, 1, cache_window=64) as x:
+        assert engine.cache_format == CacheFormat(bits=3, window=0) == told.cache_format
+        assert engine.subnet == planned == told.subnet
+        assert x.cache_format == CacheFormat(bits=3, window=64)
+        np.testing.assert_array_equal(run(engine, tokens), run(told, tokens))
+        with pytest.raises(UsageError, match="holds its cache as float16, this engine as int3"):
+            engine.switch(plain.subnet)
+        assert engine.subnet == planned
+        engine.switch(Subnet.full(planned.spec, 3).with_cache(3, 0))
+    made = told.switch(Subnet.full(planned.spec, 3))
+    assert made.after.bits.cache == told.cache_format
+    with Engine(artifact, planned, 1, cache_type="float16") as exact:
+        np.testing.assert_array_equal(run(exact, tokens), run(plain, tokens))

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pliant.bits import BitPlan
+from pliant.bits.cache import bits_of
 from pliant.errors import GenerationError, OutOfSpaceError, UsageError
 from pliant.runtime import Chunk, Engine
 from pliant.runtime.switching import new_bytes, outcome_of
@@ -79,7 +80,9 @@ def test_an_exact_switch_goes_on_as_a_fresh_engine(
     long, short = fed(engine, TOKENS), fed(engine, TOKENS[:5])
     empty, copy = engine.new_cache(30), short.clone()
     made = engine.switch(CUTS[after], entries="exact")
-    assert (made.before, made.after) == (CUTS[before], CUTS[after]) == (made.before, engine.subnet)
+    bits = bits_of(cache_type)
+    expected = (CUTS[before].with_cache(bits), CUTS[after].with_cache(bits))
+    assert (made.before, made.after) == expected == (made.before, engine.subnet)
     assert (made.caches, made.tokens) == (4, 310)
     fresh = open_engine(CUTS[after], cache_type=cache_type)
     for cache, tokens in ((long, TOKENS), (short, TOKENS[:5]), (copy, TOKENS[:5])):

@@ -161,6 +161,16 @@ def test_without_costs_nothing_is_mixed():
     assert mixed(candidate(8), costs(), 10**9, memory) is None
 
 
+def test_fewer_bytes_than_were_measured_are_not_mixed():
+    assert mixed(candidate(), costs(), 2000, memory) is None
+
+
+def test_mixed_bits_keep_the_cache():
+    base = msgspec.structs.replace(candidate(), subnet=candidate().subnet.with_cache(3, 128))
+    found = mixed(base, costs(blocks_1_down=500.0), base.memory_bytes, memory)
+    assert found.subnet.bits.cache == base.subnet.bits.cache
+
+
 @pytest.mark.parametrize(("loss", "is_mixed"), [(1.5, True), (2.5, False), (float("nan"), False)])
 def test_the_better_measured_is_chosen(loss, is_mixed):
     base = Scored(candidate=candidate(), loss=2.0)

@@ -152,6 +152,18 @@ def test_a_client_that_goes_away_frees_its_place(live: Any) -> None:
     live.wait_idle()
 
 
+def test_each_cut_has_the_cache_of_its_plan(serve: Any) -> None:
+    own, told = serve(), serve(cache_type="int8")
+    for server, caches in ((own, ("float16", "int4 behind the last 64 tokens")),
+                           (told, ("int8", "int8"))):  # fmt: skip
+        described = [server.service.subnets.describe(cut) for cut in ("", "b4-k4")]
+        assert tuple(one["cache"] for one in described) == caches
+        answer = server.post(TEXT, model="tiny@b4-k4", prompt="A fox", max_tokens=3)
+        assert answer.status_code == 200
+        (engine,) = (server.service.subnets._open[cut] for cut in ("b4-k4",))
+        assert str(engine.engine.cache_format) == caches[1]
+
+
 def test_several_subnets_at_once(live: Any) -> None:
     for cut in ("b2", "d2", "d3-w0.5-b4"):
         answer = live.post(TEXT, model=f"tiny@{cut}", prompt="a", max_tokens=2)

@@ -241,7 +241,7 @@ class Artifact:
             plan = BitPlan.uniform(depth, planes, stored)
         subnet = Subnet(spec, shape, plan)
         self.check(subnet)
-        return subnet
+        return subnet.with_cache(address.cache_bits)
 
     def _shape(self, address: CutAddress) -> SubnetShape:
         """The shape of an address: blocks or halves of a path, one width or the ranked ones."""

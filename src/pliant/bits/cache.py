@@ -61,6 +61,17 @@ class CacheFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         return cls(bits=CACHE_BITS[cache_type], window=window)
 
+    def but(self, bits: int | None = None, window: int | None = None) -> CacheFormat:
+        """The same with other bits or another window, where they are given.
+
+        A window means nothing to 8 bits and more, and is then the usual one.
+        """
+        found = CacheFormat(
+            bits=self.bits if bits is None else bits,
+            window=self.window if window is None else window,
+        )
+        return found if found.is_coded else CacheFormat(bits=found.bits)
+
     def __str__(self) -> str:
         """Such as `int4 behind the last 64 tokens`."""
         return f"{self.type} behind the last {self.window} tokens" if self.is_coded else self.type
@@ -117,6 +128,11 @@ class CacheFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return units * self.unit_bytes(head_dim) + (end - max(first, folded)) * self.row_bytes(
             head_dim
         )
+
+
+def bits_of(cache_type: str | None) -> int | None:
+    """Bits of a type by its name, None of None; `UsageError` lists the names there are."""
+    return None if cache_type is None else CacheFormat.of_type(cache_type).bits
 
 
 class SequenceCache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,9 +1,10 @@
-"""`BitPlan`: how many planes of each matrix are read."""
+"""`BitPlan`: how many planes of each matrix are read, and in how many bits a cache holds."""
 
 from __future__ import annotations
 
 import msgspec
 
+from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 
 #: The most planes a matrix can store, which makes a code one byte.
@@ -33,11 +34,13 @@ class BitPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Planes read of the embedding, of the head, and of each kept block's matrices.
 
     For tied embeddings `head` and `embedding` read the same stored planes and may still differ.
+    `cache` is how keys and values are held while it runs, unless an engine is told otherwise.
     """
 
     embedding: int
     head: int
     blocks: tuple[BlockBits, ...]
+    cache: CacheFormat = CacheFormat()
 
     def __post_init__(self) -> None:
         counts = [self.embedding, self.head]
@@ -47,14 +50,21 @@ class BitPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"{wrong[0]} planes asked for; a matrix reads 1 to {MAX_PLANES}.")
 
     @classmethod
-    def uniform(cls, num_blocks: int, planes: int, vocabulary_planes: int | None = None) -> BitPlan:
+    def uniform(
+        cls,
+        num_blocks: int,
+        planes: int,
+        vocabulary_planes: int | None = None,
+        cache: CacheFormat | None = None,
+    ) -> BitPlan:
         """`planes` for all block matrices.
 
         The embedding and head read `vocabulary_planes`, by default at least
-        `MIN_VOCABULARY_PLANES`.
+        `MIN_VOCABULARY_PLANES`; `cache` is float16 unless given.
         """
         vocabulary = vocabulary_planes or max(planes, MIN_VOCABULARY_PLANES)
-        return cls(vocabulary, vocabulary, (BlockBits.uniform(planes),) * num_blocks)
+        blocks = (BlockBits.uniform(planes),) * num_blocks
+        return cls(vocabulary, vocabulary, blocks, cache or CacheFormat())
 
     @property
     def most_planes(self) -> int:

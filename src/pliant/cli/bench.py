@@ -82,8 +82,8 @@ def bench(
     generate: Generate = None,
     repeat: Repeat = 5,
     chart: Chart = None,
-    kv_bits: KvBits = 16,
-    kv_window: KvWindow = 64,
+    kv_bits: KvBits = None,
+    kv_window: KvWindow = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,12 +96,10 @@ def bench(
     --measurements of plan, fit and devices.
     """
     from pliant.artifact import Artifact, split_address
-    from pliant.bits.cache import CacheFormat
     from pliant.recipes.bench import bench as measure
     from pliant.recipes.bench import workload_for
 
     output = Output(as_json, quiet)
-    cache = CacheFormat(bits=kv_bits, window=kv_window)
     path, cut = split_address(address)
     artifact = Artifact.open(path)
     addresses = ([cut] if cut else []) + (subnet or [])
@@ -117,7 +115,8 @@ def bench(
             addresses or [""],
             counts,
             workload,
-            cache=cache,
+            kv_bits=kv_bits,
+            kv_window=kv_window,
             progress=progress,
             say=output.note,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
+import msgspec
 import typer
 
-from pliant.cli.options import ArtifactPath, DryRun, Json, Name, Quiet
+from pliant.cli.options import ArtifactPath, DryRun, Json, KvBits, KvWindow, Name, Quiet
 from pliant.cli.output import Output, facts
 from pliant.measurement import format_bytes, format_seconds
 
@@ -45,6 +46,8 @@ def cut(
     width: Width = 1.0,
     bits: Bits = None,
     vocabulary_bits: VocabularyBits = None,
+    kv_bits: KvBits = None,
+    kv_window: KvWindow = None,
     name: Name = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -56,11 +59,12 @@ def cut(
 
     output = Output(as_json, quiet)
     opened = Artifact.open(artifact)
-    address = str(CutAddress(depth, width, bits, vocabulary_bits))
+    address = str(CutAddress(depth, width, bits, vocabulary_bits, cache_bits=kv_bits))
     start = time.perf_counter()
-    subnet = opened.subnet(address)
+    subnet = opened.subnet(address).with_cache(window=kv_window)
     # A saved cut may not be named like an address, so that an address always means the same.
-    saved_as = name or f"cut-{address or 'full'}"
+    usual = subnet == opened.subnet(address)
+    saved_as = name or f"cut-{address or 'full'}{'' if usual else f'-window{kv_window}'}"
     if not dry_run:
         opened.save_subnet(saved_as, subnet)
     seconds = time.perf_counter() - start
@@ -72,6 +76,7 @@ def cut(
             "parameters": subnet.num_parameters,
             "weight_bytes": subnet.weight_bytes,
             "effective_bits": subnet.effective_bits,
+            "cache": msgspec.to_builtins(subnet.bits.cache),
             "seconds": seconds,
         },
         facts(
@@ -81,6 +86,7 @@ def cut(
                 ("parameters", f"{subnet.num_parameters:,}"),
                 ("weights", format_bytes(subnet.weight_bytes)),
                 ("effective bits", f"{subnet.effective_bits:.2f} per parameter"),
+                ("cache", subnet.bits.cache),
                 ("time taken", format_seconds(seconds)),
             ]
         ),

@@ -53,8 +53,8 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     no_reference: NoReference = False,
-    kv_bits: KvBits = 16,
-    kv_window: KvWindow = 64,
+    kv_bits: KvBits = None,
+    kv_window: KvWindow = None,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -66,18 +66,15 @@ def evaluate(
     report.
     """
     from pliant.artifact import split_address
-    from pliant.bits.cache import CacheFormat
     from pliant.evaluate import divergence, evaluate_text
     from pliant.runtime.text_engine import open_artifact
 
     output = Output(as_json, quiet)
-    cache = CacheFormat(bits=kv_bits, window=kv_window)
     path, cut = split_address(address)
     with open_artifact(path) as model, output.progress() as progress:
         documents, name = measured_documents(text, limit)
-        engine = model.engine(
-            cut, threads=threads, cache_type=cache.type, cache_window=cache.window
-        )
+        subnet = model.subnet(cut).with_cache(kv_bits, kv_window)
+        engine = model.engine(subnet, threads=threads)
         loss = evaluate_text(
             engine.engine, model.tokenizer, documents, window, stride, progress=progress
         )
@@ -87,8 +84,7 @@ def evaluate(
             against = divergence(
                 engine.engine, full.engine, model.tokenizer, documents, window, progress=progress
             )
-        weight_bytes = engine.subnet.weight_bytes
-    _emit(output, address, name, weight_bytes, cache, loss, against)
+    _emit(output, address, name, subnet.weight_bytes, subnet.bits.cache, loss, against)
 
 
 def _emit(

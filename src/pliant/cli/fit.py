@@ -100,8 +100,8 @@ def fit(
     memory: Memory,
     max_loss: MaxLoss = None,
     context: Context = None,
-    kv_bits: KvBits = 16,
-    kv_window: KvWindow = 64,
+    kv_bits: KvBits = None,
+    kv_window: KvWindow = None,
     text: Text = None,
     limit: Limit = None,
     verify: Verify = 3,
@@ -121,19 +121,18 @@ def fit(
 
     Some cuts spread over all are measured once; from them every depth, width and number of planes
     is predicted, and the best are measured beside the dense shape at fewer bits, the best of them
-    once more with mixed bits, each matrix as many planes as its sensitivity asks. What was measured
+    once more with mixed bits, each matrix as many planes as its sensitivity asks. Caches of 16 and
+    fewer bits are weighed too, unless --kv-bits says which to hold. What was measured
     is kept in the artifact, so later fits on the same text are instant. Speed is bounded as
     measured here, or, with --device, like first tokens and energy, as computed for any device of
     `pliant devices`. With --name the chosen one is saved as X.pliant@NAME, with mixed bits always.
     """
-    from pliant.bits.cache import CacheFormat
     from pliant.recipes.fit import fit as fit_artifact
     from pliant.recipes.fit import offer
     from pliant.runtime.text_engine import open_artifact
     from pliant.search import Budget
 
     output = Output(as_json, quiet)
-    cache = CacheFormat(bits=kv_bits, window=kv_window)
     asked_there = (device, first_token, joules, measurements or None)
     measured_here = all(item is None for item in asked_there)
     budget = Budget(
@@ -148,18 +147,21 @@ def fit(
     )
     with open_artifact(artifact) as model:
         if dry_run:
-            _emit_offer(output, offer(model, context, budget, limits, cache), budget, artifact)
+            offered = offer(model, context, budget, limits, kv_bits, kv_window)
+            _emit_offer(output, offered, budget, artifact)
             return
         documents, text_name = measured_documents(text, limit or _TEXT_BYTES)
         with output.progress() as progress:
             found = fit_artifact(
                 model, budget, documents, context=context, verify=verify, study=study,
-                threads=threads, limits=limits, cache=cache, progress=progress,
+                threads=threads, limits=limits, kv_bits=kv_bits, kv_window=kv_window,
+                progress=progress,
             )  # fmt: skip
         chosen = found.search.chosen.candidate
-        if name is None and chosen.is_mixed:
-            # No address can say which matrix reads what, so the plan needs a name.
-            name = f"mixed-{chosen.address}-{chosen.memory_bytes}"
+        if name is None and model.subnet(str(chosen.address)) != chosen.subnet:
+            # No address can say which matrix reads what, or a window, so the plan needs a name.
+            kind = "mixed" if chosen.is_mixed else "fit"
+            name = f"{kind}-{chosen.address}-{chosen.memory_bytes}"
         if name is not None:
             model.artifact.save_subnet(name, chosen.subnet)
     if not found.saved:
@@ -291,8 +293,8 @@ def _where(offered: Offer, candidate: Candidate) -> str:
     adapters = f"adapters {format_bytes(cost.adapter_bytes)} + " if cost.adapter_bytes else ""
     return (
         f"{format_bytes(cost.total_bytes)} = weights {format_bytes(cost.weight_bytes)} + "
-        f"{adapters}cache "
-        f"{format_bytes(cost.cache_bytes)} + scratch {format_bytes(cost.scratch_bytes)}"
+        f"{adapters}cache {format_bytes(cost.cache_bytes)} ({candidate.subnet.bits.cache}) + "
+        f"scratch {format_bytes(cost.scratch_bytes)}"
     )
 
 
@@ -303,6 +305,7 @@ def _fields(offered: Offer, candidate: Candidate) -> dict[str, Any]:
         "memory_bytes": cost.total_bytes,
         "weight_bytes": cost.weight_bytes,
         "adapter_bytes": cost.adapter_bytes,
+        "cache": msgspec.to_builtins(candidate.subnet.bits.cache),
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "predicted_increase": offered.predicted_increase(candidate),

@@ -160,6 +160,7 @@ def _subnet_fields(artifact: Artifact, subnet: Subnet, context: int) -> dict[str
         "weight_bytes": cost.weight_bytes,
         "adapter_bytes": cost.adapter_bytes,
         "experts": {str(expert): gate for expert, gate in artifact.gates(subnet.shape).items()},
+        "cache": msgspec.to_builtins(subnet.bits.cache),
         "cache_bytes": cost.cache_bytes,
         "scratch_bytes": cost.scratch_bytes,
         "memory_bytes": cost.total_bytes,
@@ -183,6 +184,7 @@ def _subnet_lines(subnet: Subnet, fields: dict[str, Any]) -> list[tuple[str, obj
             "planes",
             f"{' '.join(map(str, block))}; embedding {bits.embedding}, head {bits.head}",
         ),
+        ("cache", bits.cache),
         ("parameters", f"{fields['parameters']:,} at {fields['effective_bits']:.2f} bits each"),
         (
             "memory",

@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_engine(
-    address: str, threads: int | None = None, kv_bits: int = 16, kv_window: int = 64
+    address: str,
+    threads: int | None = None,
+    kv_bits: int | None = None,
+    kv_window: int | None = None,
 ) -> Iterator[TextEngine]:
-    """The engine of `X.pliant@cut`, closed when the block ends."""
+    """The engine of `X.pliant@cut`, closed when the block ends.
+
+    Its caches are those of the cut, or with `kv_bits` and `kv_window` those of every cut.
+    """
     from pliant.artifact import split_address
     from pliant.bits.cache import CacheFormat
     from pliant.runtime.text_engine import open_artifact
 
-    cache = CacheFormat(bits=kv_bits, window=kv_window)
+    cache_type = None if kv_bits is None else CacheFormat(bits=kv_bits).type
     path, cut = split_address(address)
     with open_artifact(path) as opened:
-        yield opened.engine(cut, threads=threads, cache_type=cache.type, cache_window=cache.window)
+        yield opened.engine(cut, threads=threads, cache_type=cache_type, cache_window=kv_window)
 
 
 def measured_documents(path: Path | None, num_bytes: int | None) -> tuple[list[str], str]:

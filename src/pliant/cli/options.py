@@ -47,21 +47,22 @@ Threads = Annotated[
     ),
 ]
 KvBits = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--kv-bits",
         envvar="PLIANT_KV_BITS",
         metavar="N",
-        help="Bits of cached keys and values: 32, 16, 8, or 4, 3, 2 behind the last --kv-window.",
+        help="Bits of cached keys and values: 32, 16, 8, or 4, 3, 2 behind the last --kv-window "
+        "(those of the cut).",
     ),
 ]
 KvWindow = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--kv-window",
         envvar="PLIANT_KV_WINDOW",
         metavar="N",
-        help="With 4, 3 or 2 bits, tokens kept in 16: 0 or a multiple of 64.",
+        help="With 4, 3 or 2 bits, tokens kept in 16: 0 or a multiple of 64 (the cut's, or 64).",
     ),
 ]
 Text = Annotated[

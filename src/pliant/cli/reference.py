@@ -23,10 +23,10 @@ variable, and a flag on the command line goes before it. `PLIANT_DEBUG=1` shows 
 error, `PLIANT_ISA=scalar|avx2|avx2_lookup|avxvnni|avx512|asimd|asimd_lookup|neon|i8mm` chooses the
 engine's kernels.
 
-A subnet is addressed as `X.pliant@name` (a saved cut) or `X.pliant@d8-w0.75-b3-e4`: blocks kept,
-width ratio, planes of the blocks, planes of embedding and head. Parts may be left out: `@b4` is
-the full shape at 4 planes, no suffix the full shape at all planes. Sizes are written `6MB` (10^6),
-`512MiB` (2^20) or in bytes; losses `+5%` or `0.05`.
+A subnet is addressed as `X.pliant@name` (a saved cut) or `X.pliant@d8-w0.75-b3-e4-k8`: blocks kept,
+width ratio, planes of the blocks, planes of embedding and head, bits of the cache. Parts may be
+left out: `@b4` is the full shape at 4 planes, no suffix the full shape at all planes. Sizes are
+written `6MB` (10^6), `512MiB` (2^20) or in bytes; losses `+5%` or `0.05`.
 """
 
 

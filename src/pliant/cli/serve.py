@@ -54,12 +54,13 @@ CacheMemory = Annotated[
     ),
 ]
 CacheKind = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--cache-type",
         envvar="PLIANT_CACHE_TYPE",
         metavar="TYPE",
-        help="Keys and values as float16, float32, int8, int4, int3 or int2.",
+        help="Keys and values of every cut as float16, float32, int8, int4, int3 or int2 "
+        "(as each cut says).",
     ),
 ]
 ServeKvBits = Annotated[
@@ -159,9 +160,9 @@ def serve(
     model_name: ModelName = None,
     keys: KeyFile = None,
     cache_memory: CacheMemory = None,
-    cache_type: CacheKind = "float16",
+    cache_type: CacheKind = None,
     kv_bits: ServeKvBits = None,
-    kv_window: KvWindow = 64,
+    kv_window: KvWindow = None,
     max_sequences: MaxSequences = 16,
     max_waiting: MaxWaiting = 256,
     step_time: StepTime = None,

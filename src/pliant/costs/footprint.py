@@ -80,7 +80,7 @@ def footprint(
 
     A step of more than 256 tokens is run in parts, as the engine runs it.
     """  # fmt: skip
-    options, widths = options or EngineOptions(), widths or Widths()
+    options, widths = options or EngineOptions(), widths or Widths(cache=subnet.bits.cache)
     parts = [part for step in steps for part in split_step(step)]
     spec, shape = subnet.spec, subnet.shape
     weights = subnet.weight_bytes

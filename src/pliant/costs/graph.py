@@ -71,7 +71,7 @@ def step_graph(
     subnet: Subnet, step: Step, widths: Widths | None = None, experts: Experts | None = None
 ) -> Graph:
     """The operators of `step` through `subnet`; `experts` makes its blocks a mixture."""
-    widths = widths or Widths()
+    widths = widths or Widths(cache=subnet.bits.cache)
     first = _embedding(subnet, step, widths)
     operators: list[Operator] = [first]
     peak = _peak([first], {"hidden": first.output_bytes})

@@ -23,13 +23,13 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     The default chunk of 1 is a decoding step. Prefill takes steps of many tokens and needs their
     scratch for as long as it lasts; ask with a larger `chunk` what that is. `cache` is
-    how keys and values are held.
+    how keys and values are held where that is not what the bit plan says.
     """
 
     context: int
     sequences: int = 1
     chunk: int = 1
-    cache: CacheFormat = CacheFormat()
+    cache: CacheFormat | None = None
 
     def __post_init__(self) -> None:
         if self.context < 0 or self.sequences < 1 or self.chunk < 1:
@@ -66,9 +66,11 @@ def subnet_memory(subnet: Subnet, working: WorkingSet, rank: int = 0) -> MemoryC
     )
 
 
-def cache_bytes(subnet: Subnet, capacity: int, cache: CacheFormat) -> int:
+def cache_bytes(subnet: Subnet, capacity: int, cache: CacheFormat | None = None) -> int:
     """What `Engine.new_cache(capacity)` reserves for one sequence of `subnet`."""
-    return cache.num_bytes(sum(subnet.shape.groups), subnet.spec.head_dim, capacity)
+    return (cache or subnet.bits.cache).num_bytes(
+        sum(subnet.shape.groups), subnet.spec.head_dim, capacity
+    )
 
 
 def scratch_bytes(subnet: Subnet, chunk: int, rank: int = 0) -> int:

@@ -14,8 +14,6 @@ from pliant.bits.cache import CacheFormat
 from pliant.errors import UsageError
 from pliant.subnet import Subnet
 
-_FLOAT16 = CacheFormat()
-
 
 class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bytes read and written to decode one token of one sequence, by what they hold."""
@@ -30,15 +28,15 @@ class TokenTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def decode_traffic(
-    subnet: Subnet, context: int, cache: CacheFormat = _FLOAT16, rank: int = 0
+    subnet: Subnet, context: int, cache: CacheFormat | None = None, rank: int = 0
 ) -> TokenTraffic:
-    """Traffic of one token behind `context` ones that `cache` holds.
+    """Traffic of one token behind `context` ones, held as the bit plan or else `cache` says.
 
     Every kept matrix is read once, of the embedding only the token's own row; the cache is read
     over the part that each block's window shows and written by one entry. Adapters of `rank`, if
     there are some, count among the weights.
     """
-    spec = subnet.spec
+    spec, cache = subnet.spec, cache or subnet.bits.cache
     weights = subnet.weight_bytes + (low_rank_bytes(spec, subnet.shape, rank) if rank else 0)
     rows, columns = spec.vocab_size, spec.hidden_size
     embedding = subnet.bits.embedding * plane_bytes(rows, columns) + scale_bytes(rows, columns)

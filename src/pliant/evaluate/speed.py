@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.bits.cache import CacheFormat
 from pliant.costs import decode_traffic
 from pliant.errors import UsageError
 from pliant.measurement import Measurement, Progress, silent
@@ -78,15 +77,12 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.weight_bytes + self.cache_bytes
 
 
-_FLOAT16 = CacheFormat()
-
-
 @dataclass(frozen=True, eq=False)
 class Runner:
     """A model to be timed, the subnet it runs, what its figures hold for, and its memory.
 
     `memory` returns the bytes the model holds; it is asked while the cache of a run is alive.
-    `rank` is that of its adapters (0: none), which it reads too; `cache` how its cache is held.
+    `rank` is that of its adapters (0: none), which it reads too.
     """
 
     model: TokenModel
@@ -94,7 +90,6 @@ class Runner:
     conditions: str = ""
     memory: Callable[[], int] | None = None
     rank: int = 0
-    cache: CacheFormat = _FLOAT16
 
 
 @dataclass(frozen=True)
@@ -175,9 +170,7 @@ def time_run(runner: Runner, workload: Workload) -> RunSample:
 
 def speed_of(runner: Runner, samples: Sequence[RunSample], workload: Workload) -> Speed:
     """The figures of the runs of one runner."""
-    traffic = decode_traffic(
-        runner.subnet, workload.middle_context, rank=runner.rank, cache=runner.cache
-    )
+    traffic = decode_traffic(runner.subnet, workload.middle_context, rank=runner.rank)
     first = np.array([sample.first_seconds for sample in samples])
     rates = workload.decode_tokens / np.array([sample.decode_seconds for sample in samples])
 

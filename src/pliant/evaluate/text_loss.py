@@ -83,7 +83,7 @@ def evaluate_text(
     nats, done = 0.0, 0
     for document in encoded:
         for part in windows(document, start, size, step):
-            nats += _window_nats(reader, part)
+            nats += window_nats(reader, part)
             done += part.num_scored
             progress("evaluating", done, tokens)
     num_bytes = sum(len(document.encode()) for document in documents)
@@ -103,7 +103,8 @@ def token_nats(
     return nats_N
 
 
-def _window_nats(reader: LogitReader, window: Window) -> float:
+def window_nats(reader: LogitReader, window: Window) -> float:
+    """The sum of -ln p over the targets that a window scores; `VerificationError` as above."""
     nats = 0.0
     for part, logits_NV in reader.read(window):
         first = max(window.first_scored - part.start, 0)

@@ -62,7 +62,7 @@ class PliantLM(TemplateLM):  # type: ignore[misc,unused-ignore]
         device: str | None = None,
         threads: int | None = None,
         activations: Activations = "int8",
-        cache_type: CacheType = "float16",
+        cache_type: CacheType | None = None,
         max_length: int | None = None,
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,

@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 
 from pliant.artifact import Artifact
-from pliant.bits.cache import CacheFormat
 from pliant.costs.measured import MeasuredStep
 from pliant.evaluate import Runner, Speed, Workload, measure_speeds
 from pliant.measurement import (
@@ -82,7 +81,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         work, speed = self.speed.workload, self.speed
         decode = MeasuredStep(
             subnet=self.subnet, threads=self.threads, cached=work.middle_context,
-            seconds=1.0 / speed.decode.median,
+            cache_bits=self.subnet.bits.cache.bits, seconds=1.0 / speed.decode.median,
         )  # fmt: skip
         if work.prompt_tokens == 1:
             return [decode]
@@ -134,7 +133,8 @@ def bench(
     threads: Sequence[int],
     workload: Workload,
     *,
-    cache: CacheFormat | None = None,
+    kv_bits: int | None = None,
+    kv_window: int | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
@@ -142,22 +142,21 @@ def bench(
 
     No `threads` means the cores this process may use, no `addresses` the full model.
     The read bandwidth is probed before and after with each number of threads. `say` is told how
-    long it will take and what makes the figures doubtful. `cache`
-    is how keys and values are held. Raises `UsageError` for addresses,
-    thread counts and workloads that cannot be, before anything is measured.
+    long it will take and what makes the figures doubtful. Keys and values are held as the cuts
+    say, or in `kv_bits` behind a `kv_window` where these are given. Raises `UsageError` for
+    addresses, caches, thread counts and workloads that cannot be, before anything is measured.
     """
-    cases = _checked_cases(artifact, addresses, threads, workload)
+    cases = [
+        (address, subnet.with_cache(kv_bits, kv_window), count)
+        for address, subnet, count in _checked_cases(artifact, addresses, threads, workload)
+    ]
     counts = sorted({count for _, _, count in cases})
     before = {count: read_rate(count) for count in counts}
     loads = []
     for place, (_, subnet, count) in enumerate(cases):
         loads.append(measure_load(artifact.path, subnet, count))
         progress("loading", place + 1, len(cases))
-    cache = cache or CacheFormat()
-    engines = [
-        Engine(artifact, subnet, count, cache_type=cache.type, cache_window=cache.window)
-        for _, subnet, count in cases
-    ]
+    engines = [Engine(artifact, subnet, count) for _, subnet, count in cases]
     try:
         runners = [
             Runner(
@@ -166,7 +165,6 @@ def bench(
                 threads_text(engine.threads),
                 memory_of(engine),
                 engine.adapter_rank,
-                cache,
             )
             for engine in engines
         ]

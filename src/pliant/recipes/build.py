@@ -56,6 +56,7 @@ from pliant.models import Checkpoint, ShapeAdapters, Supernet, streamed_supernet
 from pliant.receipt import Receipt
 from pliant.recipes.build_options import BuildOptions
 from pliant.recipes.build_receipt import BuildReceipt
+from pliant.recipes.cache_sensitivity import cache_losses
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import encoded_matrices
 from pliant.recipes.finer import Finer, find_finer, remeasured_finer
@@ -350,7 +351,8 @@ class _Build:
         matrices = matrix_sensitivities(
             ordered.at(), choices_BT, codec, artifact.encoded, self.progress
         )
-        return msgspec.structs.replace(measured, matrices=matrices)
+        cache = cache_losses(artifact, self.tokens.choices_BT, measured.dense_loss, self.progress)
+        return msgspec.structs.replace(measured, matrices=matrices, cache=cache)
 
     def _receipts(self, ordered: Supernet, artifact: Artifact) -> tuple[Receipt, ...]:
         """How far some numbers of planes are from the dense model, on held-out text."""

@@ -10,12 +10,14 @@ import msgspec
 from pliant.adapters import AdapterSpec, update_rank
 from pliant.bits.cache import CacheFormat
 from pliant.costs import MemoryCost, WorkingSet, subnet_memory
+from pliant.costs.memory import cache_bytes
 from pliant.errors import UnsupportedError
 from pliant.measurement import Progress, silent
 from pliant.recipes.device_limits import DeviceLimits
 from pliant.recipes.study import STUDIED, Bench
 from pliant.runtime.text_engine import Pliant
 from pliant.search import (
+    FEWER_CACHE_BITS,
     Budget,
     Candidate,
     LossPredictor,
@@ -25,6 +27,7 @@ from pliant.search import (
     axis_increases,
     candidates,
     evolve,
+    in_caches,
     predicted_frontier,
     search,
     with_mixed_bits,
@@ -48,6 +51,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     `predictor_error` is the leave-one-out error of predictions learnt from measured cuts, in logs
     of the loss; None where they are additive sensitivities. `adapters` are those of the artifact.
+    Every cut holds its cache as `cache`, and what is worth it in each of `fewer` too.
     """
 
     candidates: tuple[Candidate, ...]
@@ -57,6 +61,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     predictor_error: float | None = None
     adapters: AdapterSpec | None = None
     cache: CacheFormat = CacheFormat()
+    fewer: tuple[CacheFormat, ...] = ()
 
     def memory(self, candidate: Candidate) -> MemoryCost:
         """Where the bytes of a candidate go."""
@@ -67,7 +72,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         return self._memory(subnet).total_bytes
 
     def _memory(self, subnet: Subnet) -> MemoryCost:
-        working = WorkingSet(context=self.context, cache=self.cache)
+        working = WorkingSet(context=self.context)
         return subnet_memory(subnet, working, update_rank(subnet.spec, self.adapters, subnet.shape))
 
     def predicted_increase(self, candidate: Candidate) -> float:
@@ -75,18 +80,38 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         return candidate.predicted_loss / self.sensitivities.dense_loss - 1
 
     def predicted_by(self, predictor: LossPredictor) -> Offer:
-        """The same cuts with losses as a predictor foretells them."""
-        ratios = predictor.predict([candidate.subnet for candidate in self.candidates])
+        """The same cuts with losses as a predictor foretells them.
+
+        Which of them are worth having in fewer bits of cache is looked at anew.
+        """
         dense = self.sensitivities.dense_loss
-        learnt = [
-            msgspec.structs.replace(candidate, predicted_loss=dense * float(ratio))
-            for candidate, ratio in zip(self.candidates, ratios, strict=True)
-        ]
+
+        def learnt(found: Sequence[Candidate]) -> list[Candidate]:
+            ratios = predictor.predict([candidate.subnet for candidate in found])
+            return [
+                msgspec.structs.replace(candidate, predicted_loss=dense * float(ratio))
+                for candidate, ratio in zip(found, ratios, strict=True)
+            ]
+
+        held = learnt([item for item in self.candidates if item.subnet.bits.cache == self.cache])
+        others = self._in_fewer(held)
+        found = self._of(held + (learnt(others) if others else []))
+        return msgspec.structs.replace(found, predictor_error=predictor.error)
+
+    def with_fewer(self) -> Offer:
+        """The same cuts, and those of them that are worth it in each of `fewer`."""
+        return self._of([*self.candidates, *self._in_fewer(self.candidates)])
+
+    def _in_fewer(self, held: Sequence[Candidate]) -> list[Candidate]:
+        def held_bytes(subnet: Subnet, cache: CacheFormat) -> int:
+            return cache_bytes(subnet, self.context, cache)
+
+        return in_caches(held, self.fewer, self.sensitivities, held_bytes)
+
+    def _of(self, found: Sequence[Candidate]) -> Offer:
+        ordered = sorted(found, key=lambda candidate: candidate.memory_bytes)
         return msgspec.structs.replace(
-            self,
-            candidates=tuple(learnt),
-            frontier=tuple(predicted_frontier(learnt)),
-            predictor_error=predictor.error,
+            self, candidates=tuple(ordered), frontier=tuple(predicted_frontier(ordered))
         )
 
     def timed_by(self, predictor: SpeedPredictor) -> Offer:
@@ -96,9 +121,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(candidate, seconds_per_token=float(paced))
             for candidate, paced in zip(self.candidates, seconds, strict=True)
         ]
-        return msgspec.structs.replace(
-            self, candidates=tuple(timed), frontier=tuple(predicted_frontier(timed))
-        )
+        return self._of(timed)
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,14 +143,16 @@ def offer(
     context: int | None = None,
     budget: Budget | None = None,
     limits: DeviceLimits | None = None,
-    cache: CacheFormat | None = None,
+    kv_bits: int | None = None,
+    kv_window: int | None = None,
 ) -> Offer:
     """Every depth x width x planes x vocabulary planes with a stored sensitivity.
 
     Where they are more than `MOST_ENUMERATED`, those that an evolution finds within `budget`, or
     within several of them where none is given. With `limits` only those fast and frugal enough on
-    a device. `cache` is how the `context` is held (float16); losses are those of float16 caches.
-    Raises `UnsupportedError` where the artifact was built without sensitivities,
+    a device. The `context` is held in `kv_bits`; where these are left open, in 16, and of each
+    predicted frontier in fewer bits, as far as their loss was measured; limits are looked at with
+    the former. Raises `UnsupportedError` where the artifact was built without sensitivities,
     `DoesNotFitError` where none keeps the limits.
     """
     manifest = model.artifact.manifest
@@ -138,11 +163,16 @@ def offer(
         )
     sensitivities = manifest.sensitivities
     tokens = context or min(DEFAULT_CONTEXT, model.artifact.spec.max_context)
-    cache = cache or CacheFormat()
-    working = WorkingSet(context=tokens, cache=cache)
+    cache = CacheFormat().but(kv_bits, kv_window)
+    fewer = tuple(
+        cache.but(bits, kv_window)
+        for bits in FEWER_CACHE_BITS
+        if kv_bits is None and bits in sensitivities.cache
+    )
+    working = WorkingSet(context=tokens)
 
     def resolve(address: CutAddress) -> Subnet:
-        return model.subnet(str(address))
+        return model.subnet(str(address)).with_cache(kv_bits, kv_window)
 
     def memory(subnet: Subnet) -> int:
         return subnet_memory(subnet, working, model.artifact.adapter_rank(subnet.shape)).total_bytes
@@ -155,17 +185,26 @@ def offer(
     if len(space) <= MOST_ENUMERATED:
         found = of(space)
     else:
-        found = _evolved(space, of, None if budget is None else budget.memory_bytes)
+        saved = max((_saved(model.subnet(), tokens, cache, other) for other in fewer), default=0)
+        limit = None if budget is None else budget.memory_bytes
+        found = _evolved(space, of, limit, saved)
     if limits is not None:
         found = limits.kept(found, tokens)
-    return Offer(
+    offered = Offer(
         candidates=tuple(found),
-        frontier=tuple(predicted_frontier(found)),
+        frontier=(),
         sensitivities=sensitivities,
         context=tokens,
         cache=cache,
+        fewer=fewer,
         adapters=model.artifact.adapters,
     )
+    return offered.with_fewer()
+
+
+def _saved(subnet: Subnet, context: int, cache: CacheFormat, other: CacheFormat) -> int:
+    """Bytes that a context takes less in another format."""
+    return cache_bytes(subnet, context, cache) - cache_bytes(subnet, context, other)
 
 
 def fit(
@@ -178,7 +217,8 @@ def fit(
     study: int = STUDIED,
     threads: int | None = None,
     limits: DeviceLimits | None = None,
-    cache: CacheFormat | None = None,
+    kv_bits: int | None = None,
+    kv_window: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """The subnet of an artifact with the lowest measured loss on `documents` within `budget`.
@@ -191,10 +231,10 @@ def fit(
     and never chooses worse than the best of what was measured before.
     Raises `DoesNotFitError` where nothing fits, naming the smallest subnet, and
     `QualityFloorError` where the best loses more than the budget allows. `limits` bound time and
-    energy on any device; `cache` is how the context is held, which counts as memory only: losses
-    are those of float16 caches.
+    energy on any device. `kv_bits` and `kv_window` fix how the context is held, which is chosen
+    too where they are left open; each cut is measured with the cache that it will run with.
     """
-    offered = offer(model, context, budget, limits, cache)
+    offered = offer(model, context, budget, limits, kv_bits, kv_window)
     # Before anything is measured: a budget that nothing keeps is refused at once.
     budget.fitting(offered.candidates)
     bench = Bench(model, documents, threads)
@@ -243,10 +283,12 @@ def _evolved(
     space: SearchSpace,
     of: Callable[[Sequence[CutAddress]], list[Candidate]],
     limit: int | None,
+    saved: int = 0,
 ) -> list[Candidate]:
     """The candidates that evolutions within `limit` bytes, or within several sizes, have seen.
 
-    Whatever fits nowhere leaves the smallest cut, for a message that names it.
+    Caches of fewer bits save up to `saved` bytes: what fits with them is looked for too. Whatever
+    fits nowhere leaves the smallest cut, for a message that names it.
     """
     seen: dict[Genome, Candidate] = {}
 
@@ -258,7 +300,9 @@ def _evolved(
     largest = tuple(size - 1 for size in space.sizes)
     evaluate([largest, (0,) * len(largest)])
     whole = seen[largest].memory_bytes
-    limits = [limit] if limit else [round(whole * share) for share in EVOLVED_SHARES]
+    limits = [round(whole * share) for share in EVOLVED_SHARES]
+    if limit:
+        limits = [limit, limit + saved] if saved else [limit]
     for most_bytes in limits:
         evolve(space.sizes, evaluate, most_bytes)
     distinct = {candidate.subnet: candidate for candidate in seen.values()}

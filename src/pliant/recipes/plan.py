@@ -15,6 +15,7 @@ from pliant.costs.planning import Choice, DevicePlan, Option, PlanRequest, plan_
 from pliant.errors import UsageError
 from pliant.recipes.plan_model import PlannedModel
 from pliant.recipes.probe import THIS, probe, profile_path, save_device
+from pliant.sensitivities import Sensitivities
 from pliant.shape import SubnetShape
 from pliant.spec import ModelSpec
 from pliant.subnet import CutAddress, Subnet
@@ -113,14 +114,25 @@ def _kept_part(shape: SubnetShape, spec: ModelSpec) -> float:
 
 
 def _with_caches(
-    depth: int, width: float, planes: int, subnet: Subnet, rank: float
+    depth: int,
+    width: float,
+    planes: int,
+    subnet: Subnet,
+    rank: float,
+    measured: Sensitivities | None = None,
 ) -> list[Choice]:
+    """The choice with each cache; what it loses is measured or by the rule."""
+    if measured is not None and measured.cache:
+        known = [bits for bits in _CACHE_RANK if bits in measured.cache]
+        lost_by = {bits: measured.cache_increase(bits) for bits in known}
+    else:
+        lost_by = _CACHE_RANK
     return [
         Choice(
-            depth=depth, width=width, planes=planes, cache_bits=bits, subnet=subnet,
-            rank=rank + lost,
+            depth=depth, width=width, planes=planes, cache_bits=bits,
+            subnet=subnet.with_cache(bits), rank=rank + lost,
         )
-        for bits, lost in _CACHE_RANK.items()
+        for bits, lost in lost_by.items()
     ]  # fmt: skip
 
 
@@ -150,7 +162,7 @@ def _artifact_choices(model: PlannedModel) -> tuple[list[Choice], str]:
                         depth=depth, width=width, planes=planes,
                         vocabulary_planes=_known(subnet.bits.embedding, measured.vocabulary_planes),
                     ) - measured.dense_loss  # fmt: skip
-                choices += _with_caches(depth, width, planes, subnet, rank)
+                choices += _with_caches(depth, width, planes, subnet, rank, measured)
     if not choices:
         raise UsageError(f"{model.name} offers no cuts; build it again.")
     basis = "a rule of thumb" if measured is None else "the artifact's measured sensitivities"
@@ -188,6 +200,8 @@ def commands(plan: Plan, option: Option, device: Device) -> list[str]:
     budget = f"{megabytes:.0f}MB" if megabytes * 10**6 >= least else str(least)
     fit = ["pliant", "fit", target, "--memory", budget]
     fit += ["--context", str(plan.request.context)]
+    if option.choice.cache_bits != 16:
+        fit += ["--kv-bits", str(option.choice.cache_bits)]
     if plan.request.tokens_per_second is not None:
         fit += ["--device", device.name, "--tokens-per-second",
                 f"{plan.request.tokens_per_second:g}"]  # fmt: skip

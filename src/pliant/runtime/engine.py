@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pliant import _native
 from pliant.adapters import update_rank
-from pliant.bits.cache import CacheFormat, CacheType, SequenceCache
+from pliant.bits.cache import CacheFormat, CacheType, SequenceCache, bits_of
 from pliant.bits.layout import TILE_ROWS, plane_bytes, scale_bytes
 from pliant.errors import OutOfSpaceError, UsageError
 from pliant.runtime.assembly import (
@@ -61,7 +61,8 @@ class Engine:
       quota counted). Results do not depend on it.
     - `activations`: "int8" rounds them per group of 64 before each matrix product, as the fast
       kernels need; "float32" is the exact reference.
-    - `cache_type`: the type of stored keys and values: "float16", "float32", or "int8" with one
+    - `cache_type`: the type of stored keys and values, of this subnet and of those it switches
+      to; None is what the bit plan of the subnet says. "float16", "float32", or "int8" with one
       scale per token and head, which halves the bytes that a long context costs. "int4", "int3"
       and "int2" keep the last `cache_window` (a multiple of 64) to `cache_window + 63` tokens as
       float16 and round those before to codes of so many bits (`pliant.bits.cache`).
@@ -85,20 +86,21 @@ class Engine:
         subnet: Subnet,
         threads: int | None = None,
         activations: Activations = "int8",
-        cache_type: CacheType = "float16",
+        cache_type: CacheType | None = None,
         *,
-        cache_window: int = 64,
+        cache_window: int | None = None,
         preload: Preload = "ahead",
         head_screen: int = 0,
         check_finite: bool = False,
     ) -> None:
         self._artifact = artifact
+        self._asked_cache = (bits_of(cache_type), cache_window)
+        subnet = subnet.with_cache(*self._asked_cache)
         self._subnet = subnet
         self._turn = threading.Lock()
         self._threads = usable_threads(threads)
         self._kernels = kernel_path()
-        self._cache_format = CacheFormat.of_type(cache_type, cache_window)
-        config = decoder_config(subnet.spec, self._threads, activations, self._cache_format)
+        config = decoder_config(subnet.spec, self._threads, activations, self.cache_format)
         if preload not in ("none", "ahead", "all", "lock"):
             raise UsageError(
                 f"A preload of {preload!r} was asked for; use none, ahead, all or lock."
@@ -110,7 +112,8 @@ class Engine:
         self._decoder = native_decoder(config, artifact, subnet)
         self._head_screen = head_screen
         self._adapters = artifact.adapters if isinstance(artifact, AdaptedSource) else None
-        self._options = f"{self._threads} threads, {activations} activations, {cache_type} cache"
+        held = f"{self.cache_format.type} cache"
+        self._options = f"{self._threads} threads, {activations} activations, {held}"
 
     def __repr__(self) -> str:
         shape = self._subnet.shape
@@ -121,7 +124,7 @@ class Engine:
 
     @property
     def subnet(self) -> Subnet:
-        """The subnet that runs."""
+        """The subnet that runs; its bit plan says how this engine's caches hold."""
         return self._subnet
 
     @property
@@ -147,13 +150,13 @@ class Engine:
     @property
     def cache_format(self) -> CacheFormat:
         """How its caches hold keys and values, and the bytes of each."""
-        return self._cache_format
+        return self._subnet.bits.cache
 
     @property
     def sequence_cache(self) -> SequenceCache:
         """What a cache of this engine takes for any capacity, and where it can be cut."""
         shape, head_dim = self._subnet.shape, self._subnet.spec.head_dim
-        return SequenceCache(format=self._cache_format, groups=sum(shape.groups), head_dim=head_dim)
+        return SequenceCache(format=self.cache_format, groups=sum(shape.groups), head_dim=head_dim)
 
     @property
     def head_screen(self) -> int:
@@ -258,16 +261,19 @@ class Engine:
         unless they are the same, the tokens run through the new subnet, each at its position, as
         if a fresh engine had been given them. The `Switch` returned says which it was.
 
-        Raises `UsageError` for a subnet of another artifact or an unknown `entries`, for a cache
-        that a forward pass is using and for a closed engine; `GenerationError` where a cache must
-        be rebuilt and cannot be (merged entries, positions out of order) or would exceed its
+        Raises `UsageError` for a subnet of another artifact or with caches of another format (an
+        engine that was told its own has that for all), for an unknown `entries`, for a cache that
+        a forward pass is using and for a closed engine; `GenerationError` where a cache must be
+        rebuilt and cannot be (merged entries, positions out of order) or would exceed its
         `max_bytes`; `OutOfSpaceError` where caches do not fit into memory. On any error the engine
         and its caches are as they were.
         """
         if entries not in ("keep", "exact"):
             raise UsageError(f"Entries {entries!r} were asked for; use keep or exact.")
         started = time.perf_counter()
+        subnet = subnet.with_cache(*self._asked_cache)
         with self._turn:
+            self._check_cache(subnet)
             before = self._subnet
             outcome = outcome_of(before, subnet, entries, self._adapters is not None)
             other = native_decoder(self._config, self._artifact, subnet)
@@ -289,6 +295,15 @@ class Engine:
             read_bytes=new_bytes(before, subnet),
             seconds=time.perf_counter() - started,
         )
+
+    def _check_cache(self, subnet: Subnet) -> None:
+        """Raise `UsageError` where caches of this engine would have to become others."""
+        if subnet.bits.cache != self.cache_format:
+            raise UsageError(
+                f"The cut asked for holds its cache as {subnet.bits.cache}, this engine as "
+                f"{self.cache_format}; open an engine of its own for it, or one that is told its "
+                "cache (cache_type, --kv-bits), which then holds for all cuts."
+            )
 
     def screening(self) -> HeadScreening:
         """What `greedy` has read of the head since this subnet runs."""

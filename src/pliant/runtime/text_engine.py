@@ -142,16 +142,17 @@ class Pliant:
         *,
         threads: int | None = None,
         activations: Activations = "int8",
-        cache_type: CacheType = "float16",
-        cache_window: int = 64,
+        cache_type: CacheType | None = None,
+        cache_window: int | None = None,
         preload: Preload = "ahead",
         head_screen: int = 0,
     ) -> TextEngine:
         """An engine that runs one subnet: an address, a saved cut's name, or the value itself.
 
         The empty address is the full model. `threads` are all cores unless given; `activations`
-        is the arithmetic of the matrix products, `cache_type` the type of keys and values,
-        `cache_window`, `preload` and `head_screen` are options of `Engine`.
+        is the arithmetic of the matrix products, `cache_type` the type of keys and values
+        (by default what the subnet's bit plan says), `cache_window`, `preload` and `head_screen`
+        are options of `Engine`.
         Raises `UsageError` for an address that names no subnet of this artifact.
         """
         subnet = address if isinstance(address, Subnet) else self.subnet(address)

@@ -2,6 +2,7 @@
 
 from pliant.search.allocation import Option, allocate, rank_and_cut, sensitive_blocks
 from pliant.search.budget import Budget
+from pliant.search.caches import FEWER_CACHE_BITS, in_caches
 from pliant.search.candidate import Candidate, SearchSpace, candidates
 from pliant.search.evolution import Evolution, evolve
 from pliant.search.frontier import frontier, spread
@@ -11,6 +12,7 @@ from pliant.search.story import Scored, Search, predicted_frontier, search
 from pliant.search.study import SpeedPredictor, Study, spread_design
 
 __all__ = [
+    "FEWER_CACHE_BITS",
     "Budget",
     "Candidate",
     "Evolution",
@@ -26,6 +28,7 @@ __all__ = [
     "candidates",
     "evolve",
     "frontier",
+    "in_caches",
     "matrix_options",
     "mixed",
     "predicted_frontier",

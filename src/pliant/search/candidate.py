@@ -140,6 +140,7 @@ def candidates(
             halves=address.halves,
             is_ranked=address.is_ranked,
         )
+        loss += sensitivities.cache_increase(bits.cache.bits)
         known = found.get(subnet)
         if known is None or loss <= known.predicted_loss:
             found[subnet] = Candidate(
@@ -152,6 +153,11 @@ def candidates(
 
 
 def _shortest(address: CutAddress, subnet: Subnet) -> CutAddress:
-    """The address without a depth where all blocks are kept: `d8-b4` of eight blocks is `b4`."""
+    """The address without a depth where all blocks are kept: `d8-b4` of eight blocks is `b4`.
+
+    Bits of the cache are those of the subnet, which are left out where they are 16.
+    """
+    bits = subnet.bits.cache.bits
+    address = msgspec.structs.replace(address, cache_bits=None if bits == 16 else bits)
     keeps_all = subnet.shape.num_halves == 2 * subnet.spec.num_blocks
     return msgspec.structs.replace(address, depth=None, halves=None) if keeps_all else address

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from pliant.bits import BitPlan, BlockBits, plane_bytes, scale_bytes
+from pliant.errors import DoesNotFitError
 from pliant.search.allocation import Option, Options, allocate
 from pliant.search.candidate import Candidate
 from pliant.search.story import Scored, Search
@@ -44,7 +45,7 @@ def with_planes(subnet: Subnet, planes: Mapping[str, int]) -> Subnet:
         }
         blocks.append(BlockBits(**counts))
     embedding = planes["embedding"]
-    plan = BitPlan(embedding, planes.get("head", embedding), tuple(blocks))
+    plan = BitPlan(embedding, planes.get("head", embedding), tuple(blocks), subnet.bits.cache)
     return msgspec.structs.replace(subnet, bits=plan)
 
 
@@ -53,7 +54,8 @@ def mixed(
 ) -> Candidate | None:
     """The shape of `base` with the planes of least summed cost within `budget_bytes` of memory.
 
-    None where matrices were not measured, or where the planes come out as they were. The predicted
+    None where matrices were not measured, or not at so few planes as the budget asks for, or where
+    the planes come out as they were. The predicted
     loss moves by the difference of the costs: they are small where it matters and taken as they
     add.
     """
@@ -61,7 +63,10 @@ def mixed(
         return None
     options = matrix_options(base.subnet, costs)
     weights = sum(cut.num_bytes for cut in base.subnet.matrices())
-    planes = allocate(options, budget_bytes - (memory(base.subnet) - weights))
+    try:
+        planes = allocate(options, budget_bytes - (memory(base.subnet) - weights))
+    except DoesNotFitError:
+        return None
     subnet = with_planes(base.subnet, planes)
     if subnet == base.subnet:
         return None

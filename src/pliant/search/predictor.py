@@ -141,12 +141,13 @@ class _Fit(msgspec.Struct, frozen=True):
 def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int) -> Increases:
     """What each axis of a subnet costs alone, from the sensitivities of an artifact.
 
-    Depth, width, planes of blocks, planes of the vocabulary. Half blocks and ranked widths have
-    measured points of their own where the artifact offers them. Between points it is interpolated:
-    depth goes by the halves kept, width and planes by their mean over the kept weights, so that
+    Depth, width, planes of blocks, planes of the vocabulary, and bits of the cache where they were
+    measured. Half blocks and ranked widths have measured points of their own where the artifact
+    offers them. Between points it is interpolated: depth goes by the halves kept, width and planes
+    by their mean over the kept weights, so that
     widths that differ and mixed plans have a place too.
     """
-    dense = sensitivities.dense_loss
+    dense, cache = sensitivities.dense_loss, sensitivities.cache
     widths = {
         _mean_width(spec, SubnetShape.uniform(spec, (0,), ratio, alignment)): loss
         for ratio, loss in sorted(sensitivities.width.items())
@@ -169,6 +170,7 @@ def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int
             along(by_ranking or widths, _mean_width(spec, shape)),
             along(sensitivities.planes, _mean_planes(subnet)),
             along(sensitivities.vocabulary_planes, (subnet.bits.embedding + subnet.bits.head) / 2),
+            *([along(cache, subnet.bits.cache.bits)] if cache else []),
         )
 
     return increases

@@ -45,7 +45,8 @@ def search(
 ) -> Search:
     """The best measured of the `verify` best predicted candidates within `budget`.
 
-    Of `measured_losses`, known from before, the best that fits is a candidate too.
+    Those differ in more than their caches. Of `measured_losses`, known from before, the best that
+    fits is a candidate too.
 
     The dense shape at the most bits that fit is measured beside them and wins where it is better:
     it is the honest baseline. `score` measures a candidate's loss; `dense_loss`, in the same unit,
@@ -54,7 +55,7 @@ def search(
     """
     fitting = budget.fitting(offered)
     dense = next((candidate for candidate in fitting if candidate.is_dense), None)
-    finalists = fitting[:verify]
+    finalists = _first_distinct(fitting, verify)
     known = measured_losses or {}
     best = min(
         (candidate for candidate in fitting if candidate.subnet in known),
@@ -79,6 +80,16 @@ def search(
         baseline=next((found for found in verified if found.candidate == dense), None),
         frontier=tuple(predicted_frontier(offered)),
     )
+
+
+def _first_distinct(fitting: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The first `count` that are not one cut with another cache."""
+    found: dict[Subnet, Candidate] = {}
+    for candidate in fitting:
+        if len(found) >= count:
+            break
+        found.setdefault(candidate.subnet.with_cache(16), candidate)
+    return list(found.values())
 
 
 def predicted_frontier(offered: Sequence[Candidate]) -> list[Candidate]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from pliant.bits.cache import CacheFormat, CacheType, SequenceCache
+from pliant.bits.cache import CacheFormat, CacheType, SequenceCache, bits_of
 from pliant.errors import UnsupportedError, UsageError
 from pliant.load import Deadlines
 from pliant.measurement import format_bytes
@@ -40,8 +40,9 @@ Log = Callable[[dict[str, Any]], None]
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `pliant serve` can be told. `UsageError` for what cannot be.
 
-    `cache_bytes` None takes what `max_sequences` whole contexts need, or a quarter of the free
-    memory if that is less. `drain_seconds` is how long running texts may go on after SIGTERM.
+    `cache_type` and `cache_window` None take what the bit plan of a subnet says, `cache_bytes` None
+    takes what `max_sequences` whole contexts need, or a quarter of the free memory if that is less.
+    `drain_seconds` is how long running texts may go on after SIGTERM.
     """
 
     name: str
@@ -51,8 +52,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     auto_cuts: tuple[str, ...] = ()
     max_subnets: int = 4
     threads: int | None = None
-    cache_type: CacheType = "float16"
-    cache_window: int = 64
+    cache_type: CacheType | None = None
+    cache_window: int | None = None
     cache_bytes: int | None = None
     max_sequences: int = 16
     max_waiting: int = 256
@@ -62,10 +63,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadlines: Deadlines = Deadlines()
     guard: GuardLimits = GuardLimits()
 
-    @property
-    def cache_format(self) -> CacheFormat:
-        """How caches hold keys and values; `UsageError` for a type or window that cannot be."""
-        return CacheFormat.of_type(self.cache_type, self.cache_window)
+    def cache_format(self, planned: CacheFormat) -> CacheFormat:
+        """How caches of a subnet hold keys and values whose bit plan says `planned`.
+
+        `UsageError` for a type or window that cannot be.
+        """
+        return planned.but(bits_of(self.cache_type), self.cache_window)
 
     def check(self, keys: Keys) -> None:
         """Refuse to be reachable from elsewhere without keys."""
@@ -74,7 +77,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f"A server on {self.host} can be reached by others and has no keys; give --keys "
                 "FILE or PLIANT_API_KEYS, or listen on 127.0.0.1."
             )
-        _ = self.cache_format  # checks its name and window
+        self.cache_format(CacheFormat())
         if not 0 < self.step_seconds <= 60:
             raise UsageError(f"A step of {self.step_seconds:g} s makes no sense; try 50ms.")
         if "@" in self.name or not self.name:
@@ -118,7 +121,7 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
         auto_cuts=options.auto_cuts,
         max_open=options.max_subnets,
         threads=options.threads,
-        cache_type=options.cache_type,
+        cache_bits=bits_of(options.cache_type),
         cache_window=options.cache_window,
     )
 
@@ -133,7 +136,7 @@ def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:
     """What all places with a whole context take, or a quarter of what is free if that is less."""
     subnet = model.subnet(options.default_cut)
     caches = SequenceCache(
-        format=options.cache_format,
+        format=options.cache_format(subnet.bits.cache),
         groups=sum(subnet.shape.groups),
         head_dim=subnet.spec.head_dim,
     )

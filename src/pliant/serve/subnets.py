@@ -26,7 +26,8 @@ class Subnets:
 
     `NAME` is the default cut, `NAME@CUT` any cut by its address or saved name, `NAME@full` the
     whole artifact, `NAME@auto` the one of `auto_cuts` that the load allows. At most `max_open`
-    engines are open; one that nobody uses gives way, and its caches with it.
+    engines are open; one that nobody uses gives way, and its caches with it. Caches are held as
+    each cut says, or all in `cache_bits` behind a `cache_window`.
     """
 
     def __init__(
@@ -38,10 +39,13 @@ class Subnets:
         default_cut: str = "",
         auto_cuts: tuple[str, ...] = (),
         max_open: int = 4,
+        cache_bits: int | None = None,
+        cache_window: int | None = None,
         **engine_options: Any,
     ) -> None:
         self.model, self.name, self.default_cut = model, name, default_cut
         self._room, self._max_open, self._options = room, max_open, engine_options
+        self._cache = (cache_bits, cache_window)
         cuts = auto_cuts or tuple(dict.fromkeys([default_cut, *model.artifact.subnet_names()]))
         self.auto_cuts = tuple(sorted(cuts, key=self._weight, reverse=True))
         self._open: OrderedDict[str, TextEngine] = OrderedDict()
@@ -69,7 +73,7 @@ class Subnets:
     def subnet(self, cut: str) -> Subnet:
         """The subnet of a cut; `UnknownModelError` where there is none."""
         try:
-            return self.model.subnet(cut)
+            return self.model.subnet(cut).with_cache(*self._cache)
         except PliantError as error:
             raise UnknownModelError(f"{error} {self._listing()}") from error
 
@@ -117,7 +121,8 @@ class Subnets:
             "parameters": subnet.num_parameters,
             "weight_bytes": subnet.weight_bytes,
             "effective_bits": subnet.effective_bits,
-            "cache_bytes_per_token": subnet.cache_bytes(1),
+            "cache": str(subnet.bits.cache),
+            "cache_bytes_per_token": round(subnet.cache_bytes_per_token),
             "receipts": [
                 msgspec.to_builtins(receipt)
                 for receipt in self.model.artifact.manifest.receipts

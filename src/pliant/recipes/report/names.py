@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pliant.bits import BitPlan
+from pliant.bits.cache import CacheFormat
 from pliant.shape import SubnetShape
 from pliant.subnet import CutAddress, Subnet
 
@@ -28,7 +29,9 @@ class CutNames:
         planes = [count for one in subnet.bits.blocks for count in msgspec.structs.astuple(one)]
         low, high = min(planes), max(planes)
         of_blocks = f"{low}" if low == high else f"{low} to {high}"
-        return f"{len(subnet.shape.blocks)} blocks, {of_blocks} planes"
+        cache = subnet.bits.cache
+        held = "" if cache == CacheFormat() else f", cache {cache}"
+        return f"{len(subnet.shape.blocks)} blocks, {of_blocks} planes{held}"
 
 
 def address(subnet: Subnet, depth: int, width: float) -> str:
@@ -41,6 +44,7 @@ def address(subnet: Subnet, depth: int, width: float) -> str:
             width,
             planes,
             None if is_default else vocabulary,
+            cache_bits=None if subnet.bits.cache == CacheFormat() else subnet.bits.cache.bits,
         )
     )
 
@@ -52,6 +56,8 @@ def is_mixed(subnet: Subnet) -> bool:
 
 
 def _is_plain(bits: BitPlan) -> bool:
-    """Whether an address can say this plan: one number for blocks, one for the vocabulary."""
+    """Whether an address can say this plan: one number for blocks, one for the vocabulary, and a
+    cache with the usual window."""
     blocks = {count for block in bits.blocks for count in msgspec.structs.astuple(block)}
-    return len(blocks) == 1 and bits.embedding == bits.head
+    is_usual = bits.cache == CacheFormat(bits=bits.cache.bits)
+    return len(blocks) == 1 and bits.embedding == bits.head and is_usual

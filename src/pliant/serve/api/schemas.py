@@ -214,6 +214,7 @@ def _subnet_list() -> Schema:
         parameters=_COUNT,
         weight_bytes=_COUNT,
         effective_bits={"type": "number"},
+        cache=_TEXT,
         cache_bytes_per_token=_COUNT,
         receipts=_list(_OBJECT),
     )
