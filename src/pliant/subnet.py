@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -47,6 +47,19 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def full(cls, spec: ModelSpec, planes: int = 8) -> Subnet:
         """The full shape with `planes` planes of every matrix."""
         return cls(spec, SubnetShape.full(spec), BitPlan.uniform(spec.num_blocks, planes))
+
+    def reading_at_most(self, planes_of: Callable[[str], int]) -> Subnet:
+        """The subnet reading of no matrix more than `planes_of` its name."""
+        plan, head = self.bits, "embedding" if self.spec.tied_embeddings else "head"
+        blocks = tuple(
+            BlockBits(**{
+                matrix: min(getattr(bits, matrix), planes_of(f"blocks.{block}.{matrix}"))
+                for matrix in BLOCK_MATRICES
+            })
+            for block, bits in zip(self.shape.blocks, plan.blocks, strict=True)
+        )  # fmt: skip
+        vocabulary = min(plan.embedding, planes_of("embedding")), min(plan.head, planes_of(head))
+        return msgspec.structs.replace(self, bits=BitPlan(*vocabulary, blocks))
 
     def to_json(self) -> bytes:
         """This subnet as readable JSON."""
