@@ -38,6 +38,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/bits.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/shift_add.py
+	$(BIN)/python benchmarks/shift_add_mixed.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kinds.py
 	$(BIN)/python benchmarks/engine_scaling.py

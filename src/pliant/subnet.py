@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -54,6 +54,24 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `UsageError` for those that cannot be (`CacheFormat`).
         """
         plan = msgspec.structs.replace(self.bits, cache=self.bits.cache.but(bits, window))
+        return msgspec.structs.replace(self, bits=plan)
+
+    def reading_at_most(self, planes_of: Callable[[str], int]) -> Subnet:
+        """The subnet reading of no matrix more than `planes_of` its name."""
+        plan, head = self.bits, "embedding" if self.spec.tied_embeddings else "head"
+        blocks = tuple(
+            BlockBits(**{
+                matrix: min(getattr(bits, matrix), planes_of(f"blocks.{block}.{matrix}"))
+                for matrix in BLOCK_MATRICES
+            })
+            for block, bits in zip(self.shape.blocks, plan.blocks, strict=True)
+        )  # fmt: skip
+        plan = msgspec.structs.replace(
+            plan,
+            embedding=min(plan.embedding, planes_of("embedding")),
+            head=min(plan.head, planes_of(head)),
+            blocks=blocks,
+        )
         return msgspec.structs.replace(self, bits=plan)
 
     def to_json(self) -> bytes:

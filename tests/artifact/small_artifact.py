@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
@@ -69,7 +70,8 @@ def write_all(writer):
         if writer.is_done(name):
             continue
         if isinstance(tensor, EncodedMatrix):
-            writer.write_matrix(name, tensor)
+            few = tensor.planes[: writer.codec.planes_of(name)]
+            writer.write_matrix(name, dataclasses.replace(tensor, planes=few))
         else:
             writer.write_vector(name, tensor)
     writer.write_file("config.json", json.dumps(CONFIG).encode())

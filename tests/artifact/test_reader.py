@@ -333,7 +333,7 @@ def test_attacks_on_the_manifest_fail(damaged, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=3, surprise=1), "format version 3; this pliant reads 1"),
+        (lambda m: m.update(format_version=4, surprise=1), "format version 4; this pliant reads 1"),
         (lambda m: m["codec"].update(name="fractal"), "The codec is 'fractal'"),
         (lambda m: m["codec"].update(group_columns=128), "groups of 128 columns"),
     ],

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.bits import UniformCodec
-from pliant.calibrate import decode_matrix, matrix_sensitivities, output_errors
+from pliant.bits import ShiftAddCodec, UniformCodec
+from pliant.calibrate import (
+    decode_matrix,
+    matrix_sensitivities,
+    output_errors,
+    separate_sensitivities,
+)
 from pliant.calibrate.matrix_sensitivity import SEQUENCES, offered_counts
 from pliant.spec import BLOCK_MATRICES
 
@@ -47,6 +52,37 @@ def test_more_planes_cost_less_by_both_measures(make_supernet):
             assert found[2] > found[4] > found[8] >= 0
     # Two planes leave a quarter of a step of 1/4 of the range; a relative error near 0.1.
     assert all(0.01 < found[2] < 1 for found in by_output.values())
+
+
+def test_matrices_made_for_each_number_of_planes(make_supernet):
+    """Those of blocks, each in place of the dense one."""
+    net = make_supernet(num_blocks=2)
+
+    def separately(codec, counts):
+        made = {n: encoder(net, codec.with_planes(n)) for n in counts}
+        return separate_sensitivities(
+            net, windows(), codec, lambda name: {n: encode(name) for n, encode in made.items()}
+        )
+
+    whole = matrix_sensitivities(net, windows(), CODEC, encoder(net))
+    costs = separately(CODEC, (8,))
+    assert set(costs) == {f"blocks.{b}.{m}" for b in range(2) for m in BLOCK_MATRICES}
+    for name, found in costs.items():
+        assert found[8] == pytest.approx(whole[name][8], rel=1e-3, abs=1e-8)
+    signs = separately(ShiftAddCodec(), (1, 4))
+    assert all(found[1] > found[4] > 0 for found in signs.values())
+
+
+def test_a_matrix_with_fewer_planes_is_measured_at_those(make_supernet):
+    net = make_supernet(num_blocks=2)
+    few = {"blocks.0.q": 1, "blocks.1.up": 3}
+    costs = matrix_sensitivities(
+        net, windows(), CODEC,
+        lambda name: encoder(net, UniformCodec(few.get(name, 8)))(name),
+    )  # fmt: skip
+    assert list(costs["blocks.0.q"]) == [1]
+    assert list(costs["blocks.1.up"]) == [2, 3]
+    assert list(costs["blocks.1.down"]) == [2, 3, 4, 5, 6, 8]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,11 @@ def test_a_dry_build_says_what_it_costs_and_writes_nothing(
     signs = pliant("build", checkpoint, "-o", path, "--codec", "shift-add", "--dry-run", "--json")
     assert (signs.data["codec"], signs.data["planes"]) == ("shift-add", 4)
     assert signs.data["artifact_bytes"] == ran.data["artifact_bytes"]
+    own = pliant("build", checkpoint, "-o", path, "--codec", "shift-add", "--average-planes", 2.5,
+                 "--dry-run")  # fmt: skip
+    assert "4 planes, 2.5 on average, shift-add" in own.out
+    free = pliant("build", checkpoint, "-o", path, "--data-free", "--dry-run")
+    assert free.code == 0 and "8 planes, uniform" in free.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,6 +112,7 @@ def test_a_dry_build_says_what_it_costs_and_writes_nothing(
      (["CHECKPOINT", "-o", "X.pliant", "--planes", "9"], 2, "--planes"),
      (["CHECKPOINT", "-o", "X.pliant", "--codec", "shift-add-acc"], 5, "rotation"),
      (["CHECKPOINT", "-o", "X.pliant", "--codec", "shift-add", "--planes", "5"], 2, "1 to 4"),
+     (["CHECKPOINT", "-o", "X.pliant", "--average-planes", "2.5"], 2, "every prefix is good"),
      (["CHECKPOINT", "-o", "X.pliant", "--codec", "up"], 2, "There is no codec 'up'")],
 )  # fmt: skip
 def test_requests_that_cannot_be(

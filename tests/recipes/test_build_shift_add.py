@@ -15,8 +15,12 @@ from pliant.export.dense import DenseWeights
 from pliant.models import Supernet
 from pliant.recipes.build import build
 from pliant.recipes.build_options import BuildOptions
+from pliant.recipes.matrix_planes import block_plane_bytes
 from pliant.runtime import Chunk, Engine
 from pliant.runtime.plane_product import PlaneProduct
+from pliant.search.candidate import candidates
+from pliant.search.predictor import axis_increases
+from pliant.subnet import CutAddress
 
 OPTIONS = BuildOptions(windows=4, window_tokens=64)
 
@@ -46,6 +50,55 @@ def test_shift_add_runs_in_any_cut(random_checkpoint: Path, tmp_path: Path) -> N
     product = PlaneProduct(artifact, "blocks.1.up", artifact.spec.tensors()["blocks.1.up"], 3)
     decoded_OI = codec.decode(artifact.encoded("blocks.1.up"), 3)
     np.testing.assert_array_equal(product.rows(np.array([5])), decoded_OI[5:6])
+
+
+def test_matrices_have_planes_of_their_own_where_an_average_is_asked_for(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = BuildOptions(
+        windows=4, window_tokens=64, codec="shift-add", planes=3, average_planes=1.75
+    )
+    receipt = build(random_checkpoint, tmp_path / "own.pliant", options=options)
+    verify(tmp_path / "own.pliant")
+    artifact = Artifact.open(tmp_path / "own.pliant")
+    full, sizes = artifact.subnet(), block_plane_bytes(artifact.spec)
+    read = {cut.name: cut.planes for cut in full.matrices()}
+    assert read["embedding"] == 3
+    used = sum(read[name] * size for name, size in sizes.items())
+    budget = 1.75 * sum(sizes.values())
+    assert budget - max(sizes.values()) < used <= budget
+    # What is stored is what is read, and each matrix was made for its number.
+    assert {name: len(artifact.planes(name)) for name in read} == read
+    for name in sizes:
+        scales = artifact.encoded(name).scales.view(np.float16).reshape(-1, 4, 8)
+        assert scales[:, : read[name]].any(axis=(0, 2)).all()
+        assert not scales[:, read[name] :].any()
+    # Measured at 1 to 3 planes all the same, and of each matrix at what it has.
+    sensitivities = artifact.manifest.sensitivities
+    assert sensitivities is not None and list(sensitivities.planes) == [1, 2, 3]
+    assert all(max(costs) == read[name] for name, costs in sensitivities.matrices.items())
+    assert receipt.receipts[-1].effective_bits == pytest.approx(full.effective_bits, rel=1e-4)
+    dense, at_three = sensitivities.dense_loss, sensitivities.planes[3]
+    (candidate,) = candidates(
+        [CutAddress(planes=3)], sensitivities, lambda cut: artifact.subnet(str(cut)), lambda _: 1
+    )
+    expected = at_three + sensitivities.vocabulary_planes[3] - dense
+    assert candidate.predicted_loss == pytest.approx(expected)
+    increases = axis_increases(
+        sensitivities, artifact.spec, 64, lambda count: artifact.subnet(f"b{count}")
+    )
+    assert increases(full)[2] == pytest.approx(np.log(at_three / dense))
+    with Engine(artifact, full) as engine:
+        chunk = Chunk(np.arange(40, dtype=np.int32), engine.new_cache(40), logits="all")
+        assert np.isfinite(engine.forward_chunk([chunk])[0]).all()
+
+
+def test_what_averages_of_planes_are_refused() -> None:
+    with pytest.raises(UsageError, match="codec uniform stores planes of which every prefix"):
+        BuildOptions(average_planes=2.5)
+    for average in (0.9, 3.1, float("nan")):
+        with pytest.raises(UsageError, match="on average asked for; a matrix has 1 to 3"):
+            BuildOptions(codec="shift-add", planes=3, average_planes=average)
 
 
 def test_what_shift_add_refuses() -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from pliant.artifact.manifest import FileRecord, Manifest
+from pliant.artifact.manifest import CodecRecord, FileRecord, Manifest, version_of
 from pliant.artifact.tensors import plane_file
 from pliant.bits import BitPlan
 from pliant.errors import UsageError
@@ -31,9 +31,11 @@ def with_fewer_planes(
     gone = {plane_file(place) for place in range(planes, stored)}
     files = {name: record for name, record in manifest.files.items() if name not in gone}
     known = manifest.sensitivities
+    codec = CodecRecord.of(manifest.codec.name, planes, manifest.codec.fewer_planes)
     return msgspec.structs.replace(
         manifest,
-        codec=msgspec.structs.replace(manifest.codec, planes=planes),
+        format_version=version_of(codec, manifest.adapters),
+        codec=codec,
         files=files | dict(changed or {}),
         sensitivities=known and _without(known, planes),
         receipts=tuple(

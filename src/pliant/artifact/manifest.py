@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from pliant.adapters import AdapterSpec
 from pliant.artifact.limits import check_spec
-from pliant.artifact.tensors import tensor_files
+from pliant.artifact.tensors import TensorType, matrix_shapes, tensor_files
 from pliant.bits import GROUP_COLUMNS, MAX_PLANES, codecs
 from pliant.errors import ArtifactError, PliantError, UnsupportedError
 from pliant.receipt import Receipt
@@ -20,9 +20,10 @@ from pliant.shape import DepthPath, WidthOrders, WidthRanking
 from pliant.spec import ModelSpec
 
 MANIFEST_FILE = "pliant.json"
-#: What artifacts without adapters are written as; with them it is one more.
+#: What artifacts are written as; with adapters; and where matrices have planes of their own.
 FORMAT_VERSION = 1
 ADAPTERS_VERSION = 2
+MATRIX_PLANES_VERSION = 3
 #: The orders of 200 blocks of 100 000 neurons are 120 MB of digits.
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
@@ -32,11 +33,31 @@ _Planes = Annotated[int, Meta(ge=1, le=MAX_PLANES)]
 
 
 class CodecRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How matrices became planes: the codec's name, columns that share a scale, planes stored."""
+    """How matrices became planes: the codec's name, columns that share a scale, planes stored.
+
+    `matrix_planes` are those of matrices with fewer than `planes`, by name; left out where there
+    are none.
+    """
 
     name: str
     planes: _Planes
     group_columns: int = GROUP_COLUMNS
+    matrix_planes: dict[str, _Planes] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, name: str, planes: int, matrix_planes: Mapping[str, int]) -> CodecRecord:
+        """The record where each matrix of `matrix_planes` has so many planes, at most `planes`."""
+        fewer = {matrix: count for matrix, count in matrix_planes.items() if count < planes}
+        return cls(name, planes, matrix_planes=fewer or msgspec.UNSET)
+
+    @property
+    def fewer_planes(self) -> dict[str, int]:
+        """Planes of the matrices that have fewer than `planes`."""
+        return {} if isinstance(self.matrix_planes, msgspec.UnsetType) else self.matrix_planes
+
+    def planes_of(self, matrix: str) -> int:
+        """Planes stored of a matrix, by its name."""
+        return self.fewer_planes.get(matrix, self.planes)
 
 
 class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +123,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of `pliant.json`; `files` covers every file of the artifact except it and subnets.
 
-    `adapters` are there in version 2 and in no other.
+    `adapters` are there in version 2, may be in version 3, which is that of `codec.matrix_planes`,
+    and are in no other.
     """
 
     format_version: int
@@ -126,7 +148,7 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The manifest that adds to `findings` what the writer knows."""
         return cls(
             **{name: getattr(findings, name) for name in Findings.__struct_fields__},
-            format_version=FORMAT_VERSION if adapters is None else ADAPTERS_VERSION,
+            format_version=version_of(codec, adapters),
             pliant_version=pliant_version,
             spec=spec,
             codec=codec,
@@ -156,10 +178,10 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
             version = msgspec.json.decode(text, type=_Version).format_version
         except (msgspec.DecodeError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
-        if version not in (FORMAT_VERSION, ADAPTERS_VERSION):
+        if not FORMAT_VERSION <= version <= MATRIX_PLANES_VERSION:
             raise UnsupportedError(
                 f"The artifact has format version {version}; this pliant reads "
-                f"{FORMAT_VERSION} and {ADAPTERS_VERSION}. Use a newer pliant, or build the "
+                f"{FORMAT_VERSION} to {MATRIX_PLANES_VERSION}. Use a newer pliant, or build the "
                 "artifact again."
             )
         try:
@@ -174,10 +196,22 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _check_codec(manifest.codec)
         return manifest
 
+    def tensor_files(self) -> dict[str, dict[str, TensorType]]:
+        """The tensors that each file has to hold, in stored order."""
+        codec = self.codec
+        return tensor_files(self.spec, codec.planes, self.adapters, codec.fewer_planes)
+
     def depth_path(self, method: str | None = None) -> dict[int, tuple[int, ...]]:
         """Kept blocks by their number, of one method or of the default one; may be empty."""
         name = self.default_depth_method if method is None else method
         return self.depth_paths[name].blocks if name in self.depth_paths else {}
+
+
+def version_of(codec: CodecRecord, adapters: AdapterSpec | None) -> int:
+    """The format version of an artifact with these parts: the oldest that has them."""
+    if codec.matrix_planes is not msgspec.UNSET:
+        return MATRIX_PLANES_VERSION
+    return FORMAT_VERSION if adapters is None else ADAPTERS_VERSION
 
 
 class _Version(msgspec.Struct):
@@ -197,12 +231,9 @@ def _check(manifest: Manifest) -> None:
     for name in manifest.files:
         if not is_file_name(name) or name == MANIFEST_FILE:
             raise ArtifactError(f"{name[:80]!r} is not a name that a file of an artifact may have.")
-    if (manifest.adapters is not None) != (manifest.format_version == ADAPTERS_VERSION):
-        raise ArtifactError(
-            f"Version {manifest.format_version} of the format has "
-            f"{'no adapters' if manifest.adapters else 'adapters'}, unlike this manifest."
-        )
-    files = tensor_files(manifest.spec, manifest.codec.planes, manifest.adapters)
+    _check_version(manifest)
+    _check_matrix_planes(manifest.spec, manifest.codec)
+    files = manifest.tensor_files()
     required = ["config.json", *files]
     missing = [name for name in (*required, *manifest.tokenizer_files)
                if name not in manifest.files]  # fmt: skip
@@ -210,6 +241,19 @@ def _check(manifest: Manifest) -> None:
         raise ArtifactError(f"The manifest does not list {missing[0][:80]!r}.")
     _check_tokens(manifest)
     _check_shapes(manifest)
+
+
+def _check_version(manifest: Manifest) -> None:
+    """The version is the one that this manifest's parts have."""
+    found, version = manifest.format_version, version_of(manifest.codec, manifest.adapters)
+    if found == version:
+        return
+    is_of_planes = MATRIX_PLANES_VERSION in (found, version)
+    part = "matrices with planes of their own" if is_of_planes else "adapters"
+    raise ArtifactError(
+        f"Version {found} of the format has {'no ' * (version > found)}{part}, unlike this "
+        "manifest."
+    )
 
 
 def _check_codec(codec: CodecRecord) -> None:
@@ -225,6 +269,23 @@ def _check_codec(codec: CodecRecord) -> None:
             f"The manifest tells of {codec.planes} planes; the codec {codec.name} has at most "
             f"{most}."
         )
+
+
+def _check_matrix_planes(spec: ModelSpec, codec: CodecRecord) -> None:
+    """Matrices with fewer planes exist, and not all of them have fewer."""
+    matrices, fewer = matrix_shapes(spec), codec.fewer_planes
+    if codec.matrix_planes is not msgspec.UNSET and not fewer:
+        raise ArtifactError("The manifest has matrix_planes, and no matrix with fewer planes.")
+    for name, count in fewer.items():
+        if name not in matrices:
+            raise ArtifactError(f"The manifest gives planes of {name[:80]!r}, which is no matrix.")
+        if count >= codec.planes:
+            raise ArtifactError(
+                f"The manifest gives {name} {count} planes, which are not fewer than "
+                f"{codec.planes}."
+            )
+    if len(fewer) == len(matrices):
+        raise ArtifactError(f"The manifest tells of {codec.planes} planes; no matrix has so many.")
 
 
 def _check_tokens(manifest: Manifest) -> None:

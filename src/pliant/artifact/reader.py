@@ -36,7 +36,6 @@ from pliant.artifact.tensors import (
     TensorType,
     adapter_types,
     plane_file,
-    tensor_files,
 )
 from pliant.bits import BitPlan, EncodedMatrix, PlaneForm, codecs
 from pliant.errors import ArtifactError, PliantError, UsageError
@@ -79,7 +78,7 @@ class Artifact:
         _require_folder(folder)
         text = read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         manifest = Manifest.from_json(text)
-        expected = tensor_files(manifest.spec, manifest.codec.planes, manifest.adapters)
+        expected = manifest.tensor_files()
         for name, record in manifest.files.items():
             if name not in expected and (found := file_size(folder, name)) != record.size:
                 raise ArtifactError(
@@ -97,7 +96,7 @@ class Artifact:
 
     @property
     def num_planes(self) -> int:
-        """Planes stored of every matrix."""
+        """Planes stored of every matrix that has not fewer of its own."""
         return self.manifest.codec.planes
 
     @property
@@ -112,7 +111,8 @@ class Artifact:
         Each is uint8 `[plane_bytes(rows, columns)]` and starts at a multiple of 64 bytes.
         `UsageError` for a matrix that does not exist.
         """
-        return [self._bytes(plane_file(index), name) for index in range(self.num_planes)]
+        count = self.manifest.codec.planes_of(name)
+        return [self._bytes(plane_file(index), name) for index in range(count)]
 
     def scales(self, name: str) -> NDArray[np.uint16]:
         """fp16 bits of the scales of a matrix, uint16 `[scale_bytes(rows, columns) / 2]`."""
@@ -216,8 +216,9 @@ class Artifact:
     def subnet(self, text: str = "") -> Subnet:
         """The cut saved under a name, or the one an address such as `d8-w0.75-b3` means.
 
-        The empty text is the full shape with all planes. `UsageError` where it is neither, or asks
-        for blocks or planes that are not stored.
+        The empty text is the full shape with all planes. An address reads all planes of a matrix
+        that has fewer than it says. `UsageError` where the text is neither, or asks for blocks or
+        planes that are not stored.
         """
         names = self.subnet_names()
         if text in names:
@@ -240,6 +241,8 @@ class Artifact:
             # The default asks for more than an artifact of few planes has.
             plan = BitPlan.uniform(depth, planes, stored)
         subnet = Subnet(spec, shape, plan)
+        if self.manifest.codec.fewer_planes and plan.most_planes <= stored:
+            subnet = subnet.reading_at_most(self.manifest.codec.planes_of)
         self.check(subnet)
         return subnet.with_cache(address.cache_bits)
 
@@ -278,11 +281,12 @@ class Artifact:
             raise UsageError(
                 f"The subnet is of another model than {self.path}; cut it from its own."
             )
-        if subnet.bits.most_planes > self.num_planes:
-            raise UsageError(
-                f"{subnet.bits.most_planes} planes asked for; {self.path} stores "
-                f"{self.num_planes}. Ask for fewer, or build with --planes."
-            )
+        for cut in subnet.matrices():
+            if cut.planes > (stored := self.manifest.codec.planes_of(cut.name)):
+                raise UsageError(
+                    f"{cut.planes} planes asked for; {self.path} stores {stored} of {cut.name}. "
+                    "Ask for fewer, or build with --planes."
+                )
 
     def _saved_subnet(self, name: str) -> Subnet:
         text = read_inside(self.path, f"{SUBNETS_FOLDER}/{name}.json", _MAX_SUBNET_BYTES)

@@ -1,11 +1,11 @@
 """Which tensors an artifact holds, in which file, under which name, of which type and shape.
 
-All of it follows from the spec and the number of planes, so writer and reader ask the same tables.
+All of it follows from the spec and the numbers of planes, so writer and reader ask the same tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -72,9 +72,16 @@ def adapter_types(spec: ModelSpec, adapters: AdapterSpec) -> dict[str, TensorTyp
 
 
 def tensor_files(
-    spec: ModelSpec, planes: int, adapters: AdapterSpec | None = None
+    spec: ModelSpec,
+    planes: int,
+    adapters: AdapterSpec | None = None,
+    matrix_planes: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, TensorType]]:
-    """The tensors of each file, in stored order."""
+    """The tensors of each file, in stored order.
+
+    `planes` of every matrix but those of `matrix_planes`, which have as many as it says. Planes of
+    the same matrices are one and the same table.
+    """
     shapes = matrix_shapes(spec)
     plane = {
         name: TensorType("U8", (num_tiles(rows), num_chunks(columns), CHUNK_BYTES))
@@ -88,7 +95,12 @@ def tensor_files(
     files = {VECTORS_FILE: vectors, SCALES_FILE: scales}
     if adapters is not None:
         files[ADAPTERS_FILE] = adapter_types(spec, adapters)
-    return files | {plane_file(index): plane for index in range(planes)}
+    for index in range(planes):
+        for name, count in (matrix_planes or {}).items():
+            if count == index:
+                plane = {other: kind for other, kind in plane.items() if other != name}
+        files[plane_file(index)] = plane
+    return files
 
 
 def units(spec: ModelSpec, adapters: AdapterSpec | None = None) -> Iterator[tuple[str, ...]]:

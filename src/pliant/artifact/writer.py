@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -78,12 +79,14 @@ class ArtifactWriter:
         codec: str = "uniform",
         planes: int = MAX_PLANES,
         *,
+        matrix_planes: Mapping[str, int] | None = None,
         adapters: AdapterSpec | None = None,
         fingerprint: str = "",
         replace: bool = False,
     ) -> None:
         """Begin or take up the build of `path`; with `adapters` their tensors belong to it.
 
+        Matrices have `planes` planes, those of `matrix_planes` so many as it says, but no more.
         `fingerprint` is any text that changes when an input of the build changes. `UsageError`
         where `path` exists (unless `replace`) or a partial build of other inputs lies beside it
         (discarded with `replace`); `OutOfSpaceError` where the disk has no room for all files.
@@ -91,9 +94,9 @@ class ArtifactWriter:
         path = Path(path)
         require_artifact_name(path)
         self.spec = spec
-        self.codec = CodecRecord(codec, planes)
+        self.codec = CodecRecord.of(codec, planes, matrix_planes or {})
         self.adapters = adapters
-        self._files = tensor_file_plan(spec, planes, adapters)
+        self._files = tensor_file_plan(spec, planes, adapters, self.codec.fewer_planes)
         self._matrices, self._vectors = matrix_shapes(spec), vector_sizes(spec)
         self._unit_of = {name: unit for unit in units(spec, adapters) for name in unit}
         self._job = BuildJob(path, self._inputs(fingerprint), replace)
@@ -171,8 +174,8 @@ class ArtifactWriter:
                 f"{name} is {encoded.rows} x {encoded.columns}; the spec has "
                 f"{self._matrices.get(name, 'no such matrix')}."
             )
-        if len(encoded.planes) != self.codec.planes:
-            raise ValueError(f"{name} has {len(encoded.planes)} planes, not {self.codec.planes}.")
+        if len(encoded.planes) != (count := self.codec.planes_of(name)):
+            raise ValueError(f"{name} has {len(encoded.planes)} planes, not {count}.")
         for index, plane in enumerate(encoded.planes):
             self._write(plane_file(index), name, plane)
         self._write(SCALES_FILE, name, encoded.scales)
@@ -186,7 +189,8 @@ class ArtifactWriter:
         if not self.is_done(name) and name not in self._unrecorded:
             raise ValueError(f"{name} is not written yet.")
         rows, columns = self._matrices[name]
-        planes = [self._read(plane_file(index), name) for index in range(self.codec.planes)]
+        count = self.codec.planes_of(name)
+        planes = [self._read(plane_file(index), name) for index in range(count)]
         return EncodedMatrix(rows, columns, planes, self._read(SCALES_FILE, name).view(np.uint16))
 
     def _read(self, file: str, name: str) -> NDArray[np.uint8]:
@@ -342,10 +346,13 @@ class ArtifactWriter:
 
 
 def tensor_file_plan(
-    spec: ModelSpec, planes: int = MAX_PLANES, adapters: AdapterSpec | None = None
+    spec: ModelSpec,
+    planes: int = MAX_PLANES,
+    adapters: AdapterSpec | None = None,
+    matrix_planes: Mapping[str, int] | None = None,
 ) -> dict[str, TensorFile]:
     """Header, places and size of every tensor file of an artifact, before it is written."""
-    files = tensor_files(spec, planes, adapters)
+    files = tensor_files(spec, planes, adapters, matrix_planes)
     return {name: lay_out(tensors) for name, tensors in files.items()}
 
 

@@ -9,7 +9,11 @@ from pliant.calibrate.depth import (
     remeasured_paths,
 )
 from pliant.calibrate.loss import BATCH_SIZE, calibration_tokens, mean_loss, run_blocks
-from pliant.calibrate.matrix_sensitivity import matrix_sensitivities, output_errors
+from pliant.calibrate.matrix_sensitivity import (
+    matrix_sensitivities,
+    output_errors,
+    separate_sensitivities,
+)
 from pliant.calibrate.moments import SHARED_INPUTS, MomentStream, check_enough, moment_bytes
 from pliant.calibrate.orders import block_order, find_width_orders, find_width_ranking
 from pliant.calibrate.reconstruction import (
@@ -64,5 +68,6 @@ __all__ = [
     "reconstruction_seconds",
     "remeasured_paths",
     "run_blocks",
+    "separate_sensitivities",
     "stream_statistics",
 ]

@@ -6,7 +6,7 @@ I columns, S perturbed models times B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,10 @@ _LOGIT_BYTES = 32 * 2**20
 
 #: Cost of each matrix by plane count.
 Costs = dict[str, dict[int, float]]
+#: A matrix by its name as each number of planes stands for it.
+Decoded = Callable[[str], list[tuple[int, torch.Tensor]]]
+#: A matrix by its name, encoded anew for each number of planes.
+SeparateSource = Callable[[str], Mapping[int, EncodedMatrix]]
 
 
 def offered_counts(planes: int) -> tuple[int, ...]:
@@ -49,8 +53,44 @@ def matrix_sensitivities(
     and head at once. All perturbed states of a block travel together, so each block's weights are
     asked for once for every block before it.
     """
-    tokens_BT = calibration_tokens(supernet, tokens_BT)[:SEQUENCES]
     counts = offered_counts(codec.planes)
+
+    def decoded(name: str) -> list[tuple[int, torch.Tensor]]:
+        return _decoded(supernet, codec, encoded(name), counts)
+
+    names = ["embedding"] if supernet.spec.tied_embeddings else ["embedding", "head"]
+    return _sensitivities(supernet, tokens_BT, decoded, names, progress)
+
+
+@torch.no_grad()
+def separate_sensitivities(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    codec: Codec,
+    encoded: SeparateSource,
+    progress: Progress = silent,
+) -> Costs:
+    """As `matrix_sensitivities`, of block matrices encoded anew for each number of planes.
+
+    For codecs whose prefixes of planes are not good. `encoded` is asked block by block.
+    """
+
+    def decoded(name: str) -> list[tuple[int, torch.Tensor]]:
+        found = encoded(name).items()
+        return [pair for n, matrix in found for pair in _decoded(supernet, codec, matrix, [n])]
+
+    return _sensitivities(supernet, tokens_BT, decoded, [], progress)
+
+
+def _sensitivities(
+    supernet: Supernet,
+    tokens_BT: torch.Tensor,
+    decoded: Decoded,
+    outside: Sequence[str],
+    progress: Progress,
+) -> Costs:
+    """Of the matrices `outside` all blocks, then block by block."""
+    tokens_BT = calibration_tokens(supernet, tokens_BT)[:SEQUENCES]
     num_blocks = supernet.spec.num_blocks
     hidden_BTD = embed(supernet, tokens_BT, BATCH_SIZE)
     states = [hidden_BTD]
@@ -58,9 +98,9 @@ def matrix_sensitivities(
         states.append(run_block(supernet, block, states[-1], BATCH_SIZE))
     costs: Costs = {}
     progress("matrices", 0, num_blocks + 1)
-    for name in ["embedding"] if supernet.spec.tied_embeddings else ["embedding", "head"]:
+    for name in outside:
         costs[name] = {}
-        for count, matrix in _decoded(supernet, codec, encoded(name), counts):
+        for count, matrix in decoded(name):
             changed = _with(supernet, name, matrix)
             last_BTD = states[-1]
             if name == "embedding":
@@ -70,7 +110,7 @@ def matrix_sensitivities(
             costs[name][count] = _divergence(supernet, states[-1], changed, last_BTD)
     for block in range(num_blocks):
         progress("matrices", 1 + block, num_blocks + 1)
-        costs |= _block_costs(supernet, block, states, codec, encoded, counts)
+        costs |= _block_costs(supernet, block, states, decoded)
     progress("matrices", num_blocks + 1, num_blocks + 1)
     return costs
 
@@ -79,15 +119,13 @@ def _block_costs(
     supernet: Supernet,
     block: int,
     states: Sequence[torch.Tensor],
-    codec: Codec,
-    encoded: EncodedSource,
-    counts: Sequence[int],
+    decoded: Decoded,
 ) -> Costs:
     """Every matrix of one block at every count."""
     keys, perturbed = [], []
     for matrix in BLOCK_MATRICES:
         name = f"blocks.{block}.{matrix}"
-        for count, weight_OI in _decoded(supernet, codec, encoded(name), counts):
+        for count, weight_OI in decoded(name):
             keys.append((name, count))
             changed = _with(supernet, name, weight_OI)
             perturbed.append(run_block(changed, block, states[block], BATCH_SIZE))
@@ -134,8 +172,10 @@ def _energy(weight_OI: NDArray[np.float64], moment_II: NDArray[np.float64]) -> f
 def _decoded(
     supernet: Supernet, codec: Codec, stored: EncodedMatrix, counts: Sequence[int]
 ) -> list[tuple[int, torch.Tensor]]:
+    """At each of `counts`; at all of its planes in place of those that it has not."""
     device = supernet.weights["embedding"].device
-    return [(n, torch.from_numpy(decode_matrix(codec, stored, n)).to(device)) for n in counts]
+    there = sorted({min(count, len(stored.planes)) for count in counts})
+    return [(n, torch.from_numpy(decode_matrix(codec, stored, n)).to(device)) for n in there]
 
 
 def _with(supernet: Supernet, name: str, weight_OI: torch.Tensor) -> Supernet:

@@ -199,6 +199,7 @@ class Overlay(dict[str, torch.Tensor]):
 def decode_matrix(codec: Codec, encoded: EncodedMatrix, planes: int) -> NDArray[np.float32]:
     """`codec.decode` of a whole matrix, a few tiles of rows at a time, fp32 `[O, I]`.
 
+    Of a matrix with fewer than `planes` planes it is what all of them stand for.
     The reference decoder looks every weight up by its place; of a vocabulary of 10^5 words those
     places alone would take gigabytes.
     """
@@ -214,7 +215,7 @@ def decode_matrix(codec: Codec, encoded: EncodedMatrix, planes: int) -> NDArray[
             [plane[tile * plane_tile : (tile + step) * plane_tile] for plane in encoded.planes],
             encoded.scales[tile * scale_tile : (tile + step) * scale_tile],
         )
-        weight_OI[rows] = codec.decode(part, planes)
+        weight_OI[rows] = codec.decode(part, min(planes, len(encoded.planes)))
     return weight_OI
 
 

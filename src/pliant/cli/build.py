@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pliant.cli.build_arguments import (
+    AveragePlanes,
     Calibration,
     CodecName,
     DataFree,
@@ -50,6 +51,7 @@ def build(
     lora: Lora = None,
     codec: CodecName = "uniform",
     planes: Planes = None,
+    average_planes: AveragePlanes = None,
     rounding: RoundingOption = "feedback",
     data_free: DataFree = False,
     finer: Finer = None,
@@ -77,12 +79,13 @@ def build(
 
     choices: dict[str, Any] = {
         "codec": codec, "planes": most_planes(codec) if planes is None else planes,
+        "average_planes": average_planes,
         "rounding": rounding, "finer": finer, "seed": seed,
     }  # fmt: skip
     if data_free:
         _check_data_free(
             calibration, finer, tune_steps, max_kl is not None, max_block_error is not None,
-            rounding == "reconstruct", codec != "uniform",
+            rounding == "reconstruct", codec != "uniform", average_planes is not None,
         )  # fmt: skip
         _build_data_free(
             checkpoint, output_path, lora, output, dry_run,
@@ -135,6 +138,7 @@ def _build_data_free(
             "parameters": Subnet.full(opened.spec).num_parameters,
             "codec": "uniform",
             "planes": planes,
+            "average_planes": None,
             "artifact_bytes": sum(f.size for f in tensor_file_plan(opened.spec, planes).values()),
             "memory_bytes": data_free_memory(opened.spec, planes),
             "rounding": "nearest",
@@ -201,6 +205,7 @@ def _plan(
     checkpoint = open_checkpoint(source)
     # These need torch, whose absence the line above explains.
     from pliant.recipes.build_options import BuildOptions
+    from pliant.recipes.matrix_planes import bytes_left_out
     from pliant.recipes.memory_plan import plan_memory
     from pliant.recipes.tuned_checkpoint import read_record
     from pliant.subnet import Subnet
@@ -214,6 +219,7 @@ def _plan(
     tuning = TuneOptions.of(**tune) if tune else None
     adapters = tuning.adapters if tuning else record.adapters if record else None
     files = tensor_file_plan(spec, options.planes, adapters)
+    left_out = bytes_left_out(spec, options)
     memory_bytes = plan_memory(
         spec, options.windows, length, limit,
         rounding=options.rounding, adapters=adapters,
@@ -232,7 +238,8 @@ def _plan(
         "parameters": Subnet.full(spec).num_parameters,
         "codec": options.codec,
         "planes": options.planes,
-        "artifact_bytes": sum(file.size for file in files.values()),
+        "average_planes": options.average_planes,
+        "artifact_bytes": sum(file.size for file in files.values()) - left_out,
         "memory_bytes": memory_bytes,
         "rounding": options.rounding,
         "rounding_seconds": seconds,
@@ -260,11 +267,16 @@ def _readable_plan(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("parameters", f"{plan['parameters']:,}"),
         (
             "on disk",
-            f"{format_bytes(plan['artifact_bytes'])} in {plan['planes']} planes, {plan['codec']}",
+            f"{format_bytes(plan['artifact_bytes'])} in {_planes_text(plan)}, {plan['codec']}",
         ),
         ("memory", f"about {format_bytes(plan['memory_bytes'])}"),
         ("rounding", plan["rounding"] + _learning(plan)),
     ]
+
+
+def _planes_text(plan: dict[str, Any]) -> str:
+    average = plan["average_planes"]
+    return f"{plan['planes']} planes" + ("" if average is None else f", {average:g} on average")
 
 
 def _learning(plan: dict[str, Any]) -> str:

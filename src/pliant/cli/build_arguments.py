@@ -63,6 +63,18 @@ Planes = Annotated[
         help="Bit-planes stored (as many as the codec has: uniform 8, shift-add 4).",
     ),
 ]
+AveragePlanes = Annotated[
+    float | None,
+    typer.Option(
+        "--average-planes",
+        envvar="PLIANT_AVERAGE_PLANES",
+        metavar="X",
+        min=1.0,
+        max=4.0,
+        help="For shift-add: give each matrix of a block its own number of planes, X on average, "
+        "such as 2.7, the most sensitive ones the most; --planes is then the most of any.",
+    ),
+]
 DataFree = Annotated[
     bool,
     typer.Option(

@@ -66,10 +66,9 @@ def _artifact_fields(artifact: Artifact) -> dict[str, Any]:
 
 def _artifact_lines(artifact: Artifact) -> list[tuple[str, object]]:
     from pliant.recipes.measure import largest_member_bytes
-    from pliant.subnet import Subnet
 
     spec, manifest = artifact.spec, artifact.manifest
-    full = Subnet.full(spec, artifact.num_planes)
+    full = artifact.subnet()
     ratio = artifact.num_bytes / largest_member_bytes(artifact)
     return [
         ("artifact", artifact.path),
@@ -94,7 +93,9 @@ def _codec_line(artifact: Artifact) -> str:
 
     name = artifact.manifest.codec.name
     together = "" if codecs[name].nested else ", chosen to be read together"
-    return f"{name}, {artifact.num_planes} planes{together}"
+    fewer = artifact.manifest.codec.fewer_planes
+    own = f" at most, {min(fewer.values())} at least" if fewer else ""
+    return f"{name}, {artifact.num_planes} planes{own}{together}"
 
 
 def _adapters_line(artifact: Artifact) -> str:

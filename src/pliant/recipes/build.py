@@ -60,6 +60,7 @@ from pliant.recipes.cache_sensitivity import cache_losses
 from pliant.recipes.calibration_text import CalibrationTokens, calibration_windows
 from pliant.recipes.encoding import encoded_matrices
 from pliant.recipes.finer import Finer, find_finer, remeasured_finer
+from pliant.recipes.matrix_planes import matrix_planes
 from pliant.recipes.memory_plan import MemoryPlan, plan_memory
 from pliant.recipes.quality import (
     WINDOWS,
@@ -146,8 +147,9 @@ def build(
     if adapters is not None:
         loaded = read_adapters(source.folder, source.spec, adapters)
         inputs += hashlib.sha256((source.folder / ADAPTERS_FILE).read_bytes()).hexdigest()
+    planes = matrix_planes(source, loaded, memory, tokens, options, progress)
     writer = ArtifactWriter(
-        output, source.spec, options.codec, options.planes, adapters=adapters,
+        output, source.spec, options.codec, options.planes, matrix_planes=planes, adapters=adapters,
         fingerprint=hashlib.sha256(inputs.encode()).hexdigest(), replace=replace,
     )  # fmt: skip
     with writer:
@@ -303,7 +305,8 @@ class _Build:
         self.progress("encoding", done, len(names))
         encoded = encoded_matrices(
             ordered, left, codec, self.options.rounding, tokens_BT,
-            stored=self.writer.read_matrix, seed=self.options.seed,
+            stored=self.writer.read_matrix, planes=self.writer.codec.fewer_planes,
+            seed=self.options.seed,
         )  # fmt: skip
         for name, value in encoded:
             if isinstance(value, EncodedMatrix):

@@ -15,6 +15,8 @@ from pliant.shape import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod
 class BuildOptions:
     """Everything that decides the bytes of an artifact, beside checkpoint and calibration text.
 
+    Every matrix has `planes` planes; with `average_planes` each matrix of a block has a number of
+    its own, 1 to `planes`, so many on average, which is for codecs whose prefixes are not good.
     `rounding` is `feedback`, where the errors of weights make up for each other on the calibration
     text, `reconstruct`, where each block learns from there to give what the dense block gives, or
     `nearest`, which looks at no text. `min_blocks` is the fewest blocks a depth path keeps (None:
@@ -25,6 +27,7 @@ class BuildOptions:
     """
 
     planes: int = 8
+    average_planes: float | None = None
     codec: str = "uniform"
     rounding: Rounding = "feedback"
     width_method: WidthMethod = "flap"
@@ -51,6 +54,7 @@ class BuildOptions:
         if self.codec not in codecs:
             raise UsageError(f"There is no codec {self.codec!r}; choose one of {sorted(codecs)}.")
         codecs[self.codec].with_planes(self.planes)
+        self._check_average()
         if self.rounding not in ROUNDINGS:
             raise UsageError(f"There is no rounding {self.rounding!r}; there are {ROUNDINGS}.")
         if self.width_method not in WIDTH_METHODS:
@@ -65,3 +69,17 @@ class BuildOptions:
             )
         if self.windows < 1 or self.window_tokens < 2:
             raise UsageError("Calibration needs one window of two tokens at least.")
+
+    def _check_average(self) -> None:
+        if self.average_planes is None:
+            return
+        if codecs[self.codec].nested:
+            raise UsageError(
+                f"The codec {self.codec} stores planes of which every prefix is good, so `fit` "
+                "chooses how many each matrix reads; averages are for shift-add."
+            )
+        if not 1 <= self.average_planes <= self.planes:
+            raise UsageError(
+                f"{self.average_planes:g} planes on average asked for; a matrix has 1 to "
+                f"{self.planes}."
+            )

@@ -5,7 +5,7 @@ Shape suffixes: B sequences, T tokens, O rows, I columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -41,6 +41,7 @@ def encoded_matrices(
     tokens_BT: torch.Tensor,
     *,
     stored: Stored | None = None,
+    planes: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[str, EncodedMatrix | NDArray[np.float32]]]:
     """The tensors `names`, in the order of the spec: matrices encoded, vectors as fp32.
@@ -49,10 +50,15 @@ def encoded_matrices(
     dense model has on `tokens_BT`; with `reconstruct` each block then learns to give what the dense
     block gives, behind the rounded blocks before it. Blocks before the first of `names` are run and
     not looked at, as `stored` gives them, so a build that goes on makes the same bytes. Embedding
-    and head are rounded to nearest: their rows are read one by one. `UnsupportedError` where the
-    codec cannot.
+    and head are rounded to nearest: their rows are read one by one. Matrices have the planes of
+    the codec, or so many as `planes` says. `UnsupportedError` where the codec cannot.
     """
-    rounder = _rounder(supernet, codec, rounding, tokens_BT, stored, seed)
+
+    def with_count(name: str) -> Codec:
+        count = (planes or {}).get(name, codec.planes)
+        return codec if count == codec.planes else codec.with_planes(count)
+
+    rounder = _rounder(supernet, codec, rounding, tokens_BT, stored, seed, with_count)
     for name in names:
         weight = supernet.weights[name].numpy()
         if weight.ndim == 1:
@@ -60,7 +66,7 @@ def encoded_matrices(
         elif rounder is not None and name.startswith("blocks."):
             yield name, rounder(name)
         else:
-            yield name, codec.encode(weight, name)
+            yield name, with_count(name).encode(weight, name)
 
 
 def _rounder(
@@ -70,22 +76,52 @@ def _rounder(
     tokens_BT: torch.Tensor,
     stored: Stored | None,
     seed: int,
+    with_count: Callable[[str], Codec],
 ) -> Callable[[str], EncodedMatrix] | None:
     """What encodes a matrix of a block by its name; None: each weight to nearest."""
     if rounding == "nearest":
         return None
-    if not isinstance(codec, CompensatedCodec):
-        raise UnsupportedError(
-            f"The codec {codec.name} has no error feedback; build with rounding nearest."
-        )
-    compensated = _Compensated(supernet, codec, tokens_BT)
+    compensated = _Compensated(supernet, _compensated(codec), tokens_BT)
     if rounding == "feedback":
-        return compensated.encode
+        return lambda name: compensated.encode(name, _compensated(with_count(name)))
     if not isinstance(codec, UniformCodec):
         raise UnsupportedError(
             f"The codec {codec.name} cannot be learned; build with rounding feedback."
         )
     return _Reconstructed(supernet, codec, tokens_BT, compensated, stored, seed).encode
+
+
+def separately_encoded(
+    supernet: Supernet,
+    codec: Codec,
+    counts: Sequence[int],
+    rounding: Rounding,
+    tokens_BT: torch.Tensor,
+) -> Callable[[str], dict[int, EncodedMatrix]]:
+    """Makes the matrix of a block by its name, rounded anew for each of `counts` planes.
+
+    With error feedback, unless `rounding` is `nearest`. Blocks must be asked for in order.
+    """
+    compensated = None
+    if rounding != "nearest":
+        compensated = _Compensated(supernet, _compensated(codec), tokens_BT)
+
+    def encoded(name: str) -> dict[int, EncodedMatrix]:
+        made = {count: codec.with_planes(count) for count in counts}
+        if compensated is None:
+            weight_OI = supernet.weights[name].numpy()
+            return {count: one.encode(weight_OI, name) for count, one in made.items()}
+        return {n: compensated.encode(name, _compensated(one)) for n, one in made.items()}
+
+    return encoded
+
+
+def _compensated(codec: Codec) -> CompensatedCodec:
+    if not isinstance(codec, CompensatedCodec):
+        raise UnsupportedError(
+            f"The codec {codec.name} has no error feedback; build with rounding nearest."
+        )
+    return codec
 
 
 class _Reconstructed:
@@ -158,10 +194,10 @@ class _Compensated:
         self._moments: dict[str, NDArray[np.float64]] = {}
         self._last: tuple[str, ErrorFeedback] | None = None
 
-    def encode(self, name: str) -> EncodedMatrix:
-        """The matrix `name`; blocks must come in order."""
+    def encode(self, name: str, codec: CompensatedCodec | None = None) -> EncodedMatrix:
+        """The matrix `name` by `codec`, by default that of all; blocks must come in order."""
         weight_OI = self._supernet.weights[name].numpy()
-        return self._codec.encode_compensated(weight_OI, self._feedback(name), name)
+        return (codec or self._codec).encode_compensated(weight_OI, self._feedback(name), name)
 
     def _feedback(self, name: str) -> ErrorFeedback:
         """That of a matrix; `q k v` and `gate up` share theirs."""

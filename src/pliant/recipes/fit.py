@@ -272,7 +272,10 @@ def fit(
 def _studied(offered: Offer, bench: Bench, count: int, progress: Progress) -> Offer:
     """The offer with predictions learnt from `count` cuts; as it is where they are too few."""
     manifest = bench.artifact.manifest
-    increases = axis_increases(offered.sensitivities, manifest.spec, manifest.alignment.neurons)
+    increases = axis_increases(
+        offered.sensitivities, manifest.spec, manifest.alignment.neurons,
+        lambda count: bench.artifact.subnet(f"b{count}"),
+    )  # fmt: skip
     predictor = bench.predictor(
         offered.candidates, increases, offered.sensitivities.dense_loss, count, progress
     )

@@ -135,7 +135,8 @@ def candidates(
         loss = sensitivities.predict(
             depth=len(subnet.shape.blocks),
             width=address.width,
-            planes=bits.blocks[0].q,
+            # Matrices may have fewer of their own; losses are measured with each at most so many.
+            planes=max(n for block in bits.blocks for n in msgspec.structs.astuple(block)),
             vocabulary_planes=bits.embedding,
             halves=address.halves,
             is_ranked=address.is_ranked,

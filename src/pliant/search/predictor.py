@@ -138,16 +138,26 @@ class _Fit(msgspec.Struct, frozen=True):
         return cls(kernel, weights, error, float(likelihood))
 
 
-def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int) -> Increases:
+def axis_increases(
+    sensitivities: Sensitivities,
+    spec: ModelSpec,
+    alignment: int,
+    at_planes: Callable[[int], Subnet] | None = None,
+) -> Increases:
     """What each axis of a subnet costs alone, from the sensitivities of an artifact.
 
     Depth, width, planes of blocks, planes of the vocabulary, and bits of the cache where they were
     measured. Half blocks and ranked widths have measured points of their own where the artifact
     offers them. Between points it is interpolated: depth goes by the halves kept, width and planes
-    by their mean over the kept weights, so that
-    widths that differ and mixed plans have a place too.
+    by their mean over the kept weights, so that widths that differ and mixed plans have a place
+    too. `at_planes` gives the full shape at a number of planes, where matrices may have fewer of
+    their own.
     """
     dense, cache = sensitivities.dense_loss, sensitivities.cache
+    planes = {
+        float(count) if at_planes is None else _mean_planes(at_planes(count)): loss
+        for count, loss in sorted(sensitivities.planes.items())
+    }
     widths = {
         _mean_width(spec, SubnetShape.uniform(spec, (0,), ratio, alignment)): loss
         for ratio, loss in sorted(sensitivities.width.items())
@@ -168,7 +178,7 @@ def axis_increases(sensitivities: Sensitivities, spec: ModelSpec, alignment: int
             if by_halves
             else along(sensitivities.depth, shape.num_halves / 2),
             along(by_ranking or widths, _mean_width(spec, shape)),
-            along(sensitivities.planes, _mean_planes(subnet)),
+            along(planes, _mean_planes(subnet)),
             along(sensitivities.vocabulary_planes, (subnet.bits.embedding + subnet.bits.head) / 2),
             *([along(cache, subnet.bits.cache.bits)] if cache else []),
         )
