@@ -43,7 +43,7 @@ from pliant.load import (
 )
 from pliant.runtime.text_engine import open_artifact
 from random_models import CACHE, CONFIGS, random_artifact
-from serving_table import render
+from serving_table import render, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "serving.json"
@@ -279,6 +279,7 @@ def main() -> int:
     started = time.time()
     results: dict[str, Any] = {"models": [measure(n, options) for n in options.models.split(",")]}
     results["seconds"] = round(time.time() - started, 1)
+    results["table"] = table(results)
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
     print(render(results))

@@ -16,30 +16,42 @@ COLUMNS = (
 )
 
 
+def table(results: dict[str, Any]) -> dict[str, Any]:
+    """Columns and rows for `benchmarks/tables.py`, ours above the other server in each case."""
+    columns = ["model", "", "server", *(title for title, _, _ in COLUMNS), "failed"]
+    rows = [row for model in results["models"] for row in _rows(model)]
+    caption = " ".join(sentence for model in results["models"] for sentence in _sentences(model))
+    return {
+        "columns": columns, "rows": rows, "align": "lll" + "r" * (len(COLUMNS) + 1),
+        "caption": caption,
+    }  # fmt: skip
+
+
 def render(results: dict[str, Any]) -> str:
-    """A table for each model, ours above the other server in each case."""
-    return "\n".join(line for model in results["models"] for line in _model(model))
+    """The table as Markdown."""
+    made = table(results)
+    lines = [made["columns"], ["---"] * len(made["columns"]), *made["rows"]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{made['caption']}"
 
 
-def _model(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['model']}, {found['planes']} planes, {found['threads']} threads."
+def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
+    others = found["peer"]["lines"] if "peer" in found else [None] * len(found["ours"]["lines"])
+    for ours, other in zip(found["ours"]["lines"], others, strict=True):
+        yield _row(found["model"], "pliant", ours)
+        if other is not None:
+            yield _row(found["model"], "llama.cpp", other)
+    yield _row(found["model"], "pliant", found["unpaced"])
+
+
+def _sentences(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['model']} with {found['planes']} planes, {found['threads']} threads."
     one = found["one_stream"]
     if one["turns"]:
         yield (
-            f"One stream: {one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}; "
-            f"ratio {one['ratio']:.3f} [{one['ratio_low']:.3f}, {one['ratio_high']:.3f}] "
-            f"n={one['turns']}"
+            f"One stream: {one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}, "
+            f"ratio {one['ratio']:.2f} [{one['ratio_low']:.2f}, {one['ratio_high']:.2f}] in "
+            f"{one['turns']} turns."
         )
-    yield ""
-    yield "| | server | " + " | ".join(title for title, _, _ in COLUMNS) + " | failed |"
-    yield "|---|---|" + "---:|" * (len(COLUMNS) + 1)
-    others = found["peer"]["lines"] if "peer" in found else [None] * len(found["ours"]["lines"])
-    for ours, other in zip(found["ours"]["lines"], others, strict=True):
-        yield _row("pliant", ours)
-        if other is not None:
-            yield _row("llama.cpp", other)
-    yield _row("pliant", found["unpaced"])
-    yield ""
     rates = {
         name: found[kind]["capacity"]["requests_per_second"]
         for kind, name in (("ours", "pliant"), ("peer", "llama.cpp"))
@@ -47,13 +59,16 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
     }
     if rates:
         shown = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
-        yield f"Capacity, requests/s: {shown}"
-        yield ""
+        yield f"Capacity, requests/s: {shown}."
 
 
-def _row(server: str, line: dict[str, Any]) -> str:
+def _row(model: str, server: str, line: dict[str, Any]) -> list[str]:
     cells = (
-        "-" if line[field] is None else f"{line[field] * factor:.3g}"
+        "-" if line[field] is None else _digits(line[field] * factor)
         for _, field, factor in COLUMNS
     )
-    return f"| {line['case']} | {server} | {' | '.join(cells)} | {line['failed']} |"
+    return [model, str(line["case"]), server, *cells, str(line["failed"])]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
