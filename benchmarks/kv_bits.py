@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=24, help="windows of text of each model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--only", choices=("loss", "speed"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
         losses = [line for folder in (demo_checkpoint(), *options.models)
                   for line in quality(folder, options.windows)]  # fmt: skip
     if options.only != "loss":
-        speeds = list(speed(options.threads, options.runs))
+        speeds = list(speed(options.threads, options.runs, sorted(options.contexts)))
     results = {
         "machine": machine_text(), "kernels": kernels.best(), "losses": losses, "speeds": speeds,
         "tables": {"loss": loss_table(losses), "speed": speed_table(speeds, options.threads)},
@@ -167,14 +168,14 @@ def _supernet_logits(model: Supernet, row_T: Any, form: CacheFormat | None) -> A
         setattr(supernet, "attend", plain)  # noqa: B010
 
 
-def speed(threads: int, runs: int) -> Iterator[dict[str, Any]]:
+def speed(threads: int, runs: int, contexts: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A line for each format and context."""
     subnet, weights = Subnet.full(QWEN, 4), RandomBits(QWEN)
     for form in SPEED_FORMATS:
         with Engine(weights, subnet, threads, cache_type=form.type) as engine:
-            cache = engine.new_cache(CONTEXTS[-1] + runs + 1)
+            cache = engine.new_cache(contexts[-1] + runs + 1)
             random = np.random.default_rng(0)
-            for context in CONTEXTS:
+            for context in contexts:
                 fill = random.integers(0, 1000, context - cache.length, np.int32)
                 engine.forward_chunk([Chunk(fill, cache, logits="none")])
                 seconds = []
