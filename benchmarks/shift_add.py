@@ -41,10 +41,20 @@ Method = Callable[[np.ndarray, np.ndarray, ErrorFeedback], tuple[np.ndarray, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    run(__doc__, RESULTS, measured, table)
+
+
+def run(
+    description: str | None,
+    output: Path,
+    measured: Callable[[Path, int], Iterator[dict[str, Any]]],
+    tabled: Callable[[list[dict[str, Any]]], dict[str, Any]],
+) -> None:
+    """Rows of the demo model and of `--models`, by seed, said as they come and kept after each."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="checkpoint folders")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -55,7 +65,7 @@ def main() -> None:
                 loss = row["increase"] / row["dense"]
                 print(f"{row['model']} {row['method']} {row['bits']:.2f} bits: {loss:+.1%}, "
                       f"KL {row['kl']:.4f}", flush=True)  # fmt: skip
-        results = {"seeds": options.seeds, "table": table(rows), "rows": rows}
+        results = {"seeds": options.seeds, "table": tabled(rows), "rows": rows}
         content = msgspec.json.format(msgspec.json.encode(results), indent=2)
         options.output.write_bytes(content + b"\n")
 

@@ -13,13 +13,11 @@ T tokens, O rows, I columns.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -34,9 +32,8 @@ from pliant.calibrate import (
     separate_sensitivities,
 )
 from pliant.models import Supernet
-from pliant.recipes.demo import demo_checkpoint
 from pliant.search import Option, allocate, rank_and_cut
-from shift_add import table
+from shift_add import run, table
 
 RESULTS = ROOT / "benchmarks" / "results" / "shift_add_mixed.json"
 COUNTS = (1, 2, 3, 4)
@@ -52,22 +49,7 @@ Planes = Mapping[str, int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, nargs="*", default=[], help="checkpoint folders")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for folder in (demo_checkpoint(), *options.models):
-        for seed in range(options.seeds):
-            for row in measured(folder, seed):
-                rows.append(row)
-                print(f"{row['model']} {row['method']} {row['bits']:.2f} bits: "
-                      f"{row['increase'] / row['dense']:+.1%}, KL {row['kl']:.4f}",
-                      flush=True)  # fmt: skip
-    results = {"seeds": options.seeds, "table": by_average(rows), "rows": rows}
-    options.output.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+    run(__doc__, RESULTS, measured, by_average)
 
 
 def measured(folder: Path, seed: int) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "base/threads.h"
 #include "kernels/kernels.h"
@@ -47,6 +48,28 @@ void for_shares(const TiledShape& view, int threads, const Multiply& multiply) {
     const Share share = share_of(view.tiles(), worker, workers);
     multiply(share.begin, share.end);
   });
+}
+
+// [rows, columns] of the planes read, `most` of them at most, as the kernels see it.
+inline PlaneMatrix plane_matrix(const std::vector<Vector<uint8_t>>& planes,
+                                const Vector<uint16_t>& scales, int rows, int columns,
+                                int stored_columns, int most) {
+  if (planes.empty() || planes.size() > size_t(most))
+    throw std::invalid_argument("1 to " + std::to_string(most) + " planes");
+  require(rows > 0 && columns > 0 && columns <= stored_columns, "0 < columns <= stored_columns");
+  PlaneMatrix view;
+  view.num_planes = int(planes.size());
+  view.rows = rows;
+  view.columns = columns;
+  view.stored_columns = stored_columns;
+  const size_t tiles = size_t(view.tiles());
+  for (size_t plane = 0; plane < planes.size(); ++plane) {
+    require(planes[plane].size() >= tiles * view.tile_stride_bytes(), "a plane is too short");
+    view.planes[plane] = planes[plane].data();
+  }
+  require(scales.size() >= tiles * view.tile_stride_scales(), "the scales are too few");
+  view.scales = scales.data();
+  return view;
 }
 
 // x[T, columns] as a product reads it.

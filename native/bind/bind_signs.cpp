@@ -14,23 +14,9 @@ namespace {
 
 using Planes = std::vector<Vector<uint8_t>>;
 
-PlaneMatrix view_of(const Planes& planes, const Vector<uint16_t>& scales, int rows, int columns,
-                    int stored_columns) {
-  require(!planes.empty() && planes.size() <= size_t(kSignPlanes), "1 to 4 planes");
-  require(rows > 0 && columns > 0 && columns <= stored_columns, "0 < columns <= stored_columns");
-  PlaneMatrix view;
-  view.num_planes = int(planes.size());
-  view.rows = rows;
-  view.columns = columns;
-  view.stored_columns = stored_columns;
-  const size_t tiles = size_t(view.tiles());
-  for (size_t plane = 0; plane < planes.size(); ++plane) {
-    require(planes[plane].size() >= tiles * view.tile_stride_bytes(), "a plane is too short");
-    view.planes[plane] = planes[plane].data();
-  }
-  require(scales.size() >= tiles * view.tile_stride_scales(), "the scales are too few");
-  view.scales = scales.data();
-  return view;
+PlaneMatrix view_of(const std::vector<Vector<uint8_t>>& planes, const Vector<uint16_t>& scales,
+                    int rows, int columns, int stored_columns) {
+  return plane_matrix(planes, scales, rows, columns, stored_columns, kSignPlanes);
 }
 
 auto signs_int8(const std::string& isa, const Planes& planes, const Vector<uint16_t>& scales,

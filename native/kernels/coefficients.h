@@ -42,23 +42,6 @@ struct Coefficients {
     }
   };
 
-  // dots[token] = the products of one group with the bits of one plane.
-  template <int kTokens>
-  static PLIANT_INLINE void dot_group(const Rows& rows, int plane, int group,
-                                      const int8_t* activations, size_t stride,
-                                      Int (&dots)[kTokens]) {
-    const uint8_t* bits = rows.matrix.planes[size_t(plane)] + rows.lane;
-    unroll<kTokens>([&](auto token) PLIANT_BODY { dots[token] = Simd::set32(0); });
-    const int chunk_end = std::min(2 * group + 2, rows.matrix.chunks());
-    for (int chunk = 2 * group; chunk < chunk_end; ++chunk) {
-      Int fields[kFields];
-      for_each_field<Simd, 1, 0>(&bits, size_t(chunk) * kChunkBytes,
-                                 [&](auto field, Int bytes) PLIANT_BODY { fields[field] = bytes; });
-      Simd::template dot_fields<kTokens>(fields, activations + size_t(chunk) * kChunkColumns,
-                                         stride, dots);
-    }
-  }
-
   template <int kTokens>
   static void multiply_int8(const Rows& rows, const Int8Activations& x, int token_begin, float* y,
                             size_t y_stride) {
@@ -77,7 +60,8 @@ struct Coefficients {
       });
       for (int plane = 0; plane < rows.matrix.num_planes; ++plane) {
         Int dots[kTokens];
-        dot_group<kTokens>(rows, plane, group, activations, stride, dots);
+        dot_plane<Simd, kTokens>(rows.matrix.planes[size_t(plane)] + rows.lane, group,
+                                 rows.matrix.chunks(), activations, stride, dots);
         const Float coefficients = rows.coefficients(plane, group);
         unroll<kTokens>([&](auto token) PLIANT_BODY {
           terms[token] = Simd::fma(Simd::to_float(dots[token]), coefficients, terms[token]);

@@ -158,5 +158,22 @@ PLIANT_INLINE void with_planes(int num_planes, Body&& body) {
   }
 }
 
+// dots[token] = the codes of one group where the bits of one plane are set, added up. `bits` are
+// those of the first row; `activations` has a row of `stride` codes for each token.
+template <typename Simd, int kTokens>
+PLIANT_INLINE void dot_plane(const uint8_t* bits, int group, int chunks, const int8_t* activations,
+                             size_t stride, typename Simd::Int (&dots)[kTokens]) {
+  using Int = typename Simd::Int;
+  unroll<kTokens>([&](auto token) PLIANT_BODY { dots[token] = Simd::set32(0); });
+  const int chunk_end = chunks < 2 * group + 2 ? chunks : 2 * group + 2;
+  for (int chunk = 2 * group; chunk < chunk_end; ++chunk) {
+    Int fields[kFields];
+    for_each_field<Simd, 1, 0>(&bits, size_t(chunk) * kChunkBytes,
+                               [&](auto field, Int bytes) PLIANT_BODY { fields[field] = bytes; });
+    Simd::template dot_fields<kTokens>(fields, activations + size_t(chunk) * kChunkColumns, stride,
+                                       dots);
+  }
+}
+
 }  // namespace
 }  // namespace pliant

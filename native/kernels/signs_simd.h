@@ -60,7 +60,8 @@ struct Signs {
       unroll<kTokens>([&](auto token) PLIANT_BODY { terms[token] = Simd::set(0.0f); });
       for (int plane = 0; plane < rows.matrix.num_planes; ++plane) {
         Int dots[kTokens];
-        dot_group<kTokens>(rows, plane, group, codes, stride, dots);
+        dot_plane<Simd, kTokens>(rows.matrix.planes[size_t(plane)] + rows.lane, group,
+                                 rows.matrix.chunks(), codes, stride, dots);
         const Float scales = rows.scales(plane, group);
         unroll<kTokens>([&](auto token) PLIANT_BODY {
           const Int minus = Simd::set32(-x.sums[factor(token)]);
@@ -76,22 +77,6 @@ struct Signs {
       float* out = y + size_t(token_begin + token) * y_stride + size_t(rows.first);
       Simd::store_first(out, sums[token], rows.count);
     });
-  }
-
-  // dots[token] = the codes of one group where the bits of one plane are set, added up.
-  template <int kTokens>
-  static PLIANT_INLINE void dot_group(const Rows& rows, int plane, int group, const int8_t* codes,
-                                      size_t stride, Int (&dots)[kTokens]) {
-    const uint8_t* bits = rows.matrix.planes[size_t(plane)] + rows.lane;
-    unroll<kTokens>([&](auto token) PLIANT_BODY { dots[token] = Simd::set32(0); });
-    const int chunk_end = std::min(2 * group + 2, rows.matrix.chunks());
-    for (int chunk = 2 * group; chunk < chunk_end; ++chunk) {
-      Int fields[kFields];
-      for_each_field<Simd, 1, 0>(&bits, size_t(chunk) * kChunkBytes,
-                                 [&](auto field, Int bytes) PLIANT_BODY { fields[field] = bytes; });
-      Simd::template dot_fields<kTokens>(fields, codes + size_t(chunk) * kChunkColumns, stride,
-                                         dots);
-    }
   }
 
   // The values of one column: bit kBit of each 32-bit lane, spread over it, chooses the sign.

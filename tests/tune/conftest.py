@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pliant.data import Mixture, Source
 from pliant.models import Supernet
@@ -29,6 +35,22 @@ def tiny_mixture(seed: int = 0) -> Mixture:
     """Tokens that follow each other: the next is the last plus 1, 2 or 3."""
     steps = np.random.default_rng(seed).integers(1, 4, size=6000)
     return Mixture([Source("walk", (np.cumsum(steps) % 64).astype(np.uint16), 1.0)], seed)
+
+
+def of_one_and_two_processes(worker: str, folder: Path) -> list[dict[str, torch.Tensor]]:
+    """What a program wrote alone, and as the first and the second process of `torchrun`.
+
+    It is given a folder for `of-COUNT-RANK.safetensors`, and the root of the project.
+    """
+    (folder / "worker.py").write_text(worker)
+    arguments = [str(folder / "worker.py"), str(folder), str(Path(__file__).parents[2])]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in ([], torchrun):
+        subprocess.run(
+            [sys.executable, *command, *arguments], env=environment, check=True, timeout=300
+        )
+    return [load_file(folder / f"of-{name}.safetensors") for name in ("1-0", "2-0", "2-1")]
 
 
 @pytest.fixture

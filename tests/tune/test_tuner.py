@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from tests.tune.conftest import tiny_mixture, tiny_model
+from tests.tune.conftest import of_one_and_two_processes, tiny_mixture, tiny_model
 
 from pliant.calibrate import mean_loss
 from pliant.data import Mixture, Source
@@ -284,18 +280,7 @@ with joined_workers(torch.device("cpu")) as workers:
 
 
 def test_two_processes_of_torchrun_take_the_steps_of_one(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    (tmp_path / "worker.py").write_text(WORKER)
-    arguments = [str(tmp_path / "worker.py"), str(tmp_path), str(root)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for command in ([], torchrun):
-        subprocess.run(
-            [sys.executable, *command, *arguments], env=environment, check=True, timeout=300
-        )
-    alone, first, second = (
-        load_file(tmp_path / f"of-{name}.safetensors") for name in ("1-0", "2-0", "2-1")
-    )
+    alone, first, second = of_one_and_two_processes(WORKER, tmp_path)
     for name, weight in alone.items():
         assert torch.equal(first[name], second[name]), name
         # The same sums in another order, through four steps.

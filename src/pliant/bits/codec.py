@@ -17,7 +17,7 @@ from pliant.bits.layout import (
     plane_bytes,
     scale_bytes,
 )
-from pliant.errors import UsageError
+from pliant.errors import CheckpointError, UsageError
 
 #: What planes and scales stand for: halves of a scale, or signs with a scale each (format.md). The
 #: engine has kernels for each form, so a codec that chooses differently needs no new one.
@@ -26,6 +26,22 @@ PlaneForm = Literal["uniform", "signs"]
 #: What `Codec.fault` calls scales that no codec may store, and padding that is not zero.
 SCALE_FAULT = "a NaN, infinite or negative scale"
 PADDING_FAULT = "padding that is not zero"
+
+
+def require_finite(weight: NDArray[np.float32], name: str) -> None:
+    """Raise `CheckpointError` with `name` for weights that are NaN or infinite."""
+    if not np.isfinite(weight).all():
+        raise CheckpointError(
+            f"{name} holds NaN or infinite weights, which no plane can store; "
+            "the checkpoint is damaged or its training diverged."
+        )
+
+
+def scale_fault(scales: NDArray[np.uint16]) -> str | None:
+    """`SCALE_FAULT` where fp16 scales are NaN, infinite or signed: the format knows one zero."""
+    scale = scales.view(np.float16)
+    sound = np.isfinite(scale).all() and not np.signbit(scale).any()
+    return None if sound else SCALE_FAULT
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +87,19 @@ class EncodedMatrix:
 
     def bits(self, plane: int, rows: int, columns: int) -> NDArray[np.bool_]:
         """The bits of a prefix of one plane, `[rows, columns]`, looked up where `layout` states."""
+        byte_OI, bit_I = self._places(rows, columns)
+        return cast(NDArray[np.bool_], self.planes[plane][byte_OI] >> bit_I & 1 == 1)
+
+    def codes(self, planes: int, rows: int, columns: int) -> NDArray[np.int32]:
+        """The first `planes` bits of each weight of a prefix as a number, `[rows, columns]`."""
+        byte_OI, bit_I = self._places(rows, columns)
+        code_OI = np.zeros((rows, columns), np.int32)
+        for plane in self.planes[:planes]:
+            code_OI = 2 * code_OI + (plane[byte_OI] >> bit_I & 1)
+        return code_OI
+
+    def _places(self, rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The byte of each weight in a plane `[rows, columns]`, and its bit there `[columns]`."""
         tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
         chunk_I, column_in_chunk_I = np.divmod(np.arange(columns), CHUNK_COLUMNS)
         byte_OI = (
@@ -78,8 +107,7 @@ class EncodedMatrix:
             + 4 * row_in_tile_O1
             + column_in_chunk_I % 4
         )
-        bit_OI = self.planes[plane][byte_OI] >> (column_in_chunk_I // 4) & 1
-        return cast(NDArray[np.bool_], bit_OI == 1)
+        return byte_OI, column_in_chunk_I // 4
 
     @property
     def num_bytes(self) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bits.binary_coding import POWER_TERMS, BinaryCode, Float, fit
-from pliant.bits.codec import PADDING_FAULT, SCALE_FAULT, EncodedMatrix, PlaneForm
+from pliant.bits.codec import PADDING_FAULT, EncodedMatrix, PlaneForm, require_finite, scale_fault
 from pliant.bits.feedback import ErrorFeedback
 from pliant.bits.layout import (
     CHUNK_COLUMNS,
@@ -32,7 +32,7 @@ from pliant.bits.layout import (
 )
 from pliant.bits.plan import MAX_PLANES
 from pliant.bits.uniform import pack_planes
-from pliant.errors import CheckpointError, UsageError
+from pliant.errors import UsageError
 
 SHARED_ROWS = 4
 #: As many as make a tile and group have 32 numbers.
@@ -48,7 +48,7 @@ ACC_REFUSED = (
     'shift-add-acc, the column-wise "acc" scaling of ShiftAddLLM, cannot be stored as planes: its '
     "scales belong to columns, which no kernel multiplies, and its weights are rounded after a "
     "random rotation of inputs and outputs that is not folded into this model. Use the codec "
-    "shift-add; benchmarks/bits.py measures both."
+    "shift-add; benchmarks/shift_add.py measures both."
 )
 
 
@@ -147,9 +147,9 @@ class ShiftAddCodec:
 
     def fault(self, encoded: EncodedMatrix) -> str | None:
         """What is wrong with the scales of a stored matrix, such as a NaN; None if nothing is."""
-        scale = encoded.scales.view(np.float16)
-        if not np.isfinite(scale).all() or np.signbit(scale).any():
-            return SCALE_FAULT
+        fault = scale_fault(encoded.scales)
+        if fault is not None:
+            return fault
         if (num_powers(encoded.scales) > POWER_TERMS).any():
             return f"a scale that is no sum of {POWER_TERMS} powers of two"
         tiled = encoded.scales.reshape(-1, num_scale_groups(encoded.columns), MOST_PLANES, _BLOCKS)
@@ -222,9 +222,5 @@ def _in_blocks(value_OJ: Float) -> Float:
 
 
 def _finite(weight_OI: NDArray[np.float32], name: str) -> NDArray[np.float64]:
-    if not np.isfinite(weight_OI).all():
-        raise CheckpointError(
-            f"{name} holds NaN or infinite weights, which no plane can store; "
-            "the checkpoint is damaged or its training diverged."
-        )
+    require_finite(weight_OI, name)
     return weight_OI.astype(np.float64)

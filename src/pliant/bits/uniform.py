@@ -19,11 +19,10 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.bits.codec import PADDING_FAULT, SCALE_FAULT, EncodedMatrix, PlaneForm
+from pliant.bits.codec import PADDING_FAULT, EncodedMatrix, PlaneForm, require_finite, scale_fault
 from pliant.bits.feedback import ErrorFeedback
 from pliant.bits.joint_rounding import JointRounding
 from pliant.bits.layout import (
-    CHUNK_BYTES,
     CHUNK_COLUMNS,
     GROUP_COLUMNS,
     TILE_ROWS,
@@ -34,7 +33,7 @@ from pliant.bits.layout import (
     scale_bytes,
 )
 from pliant.bits.plan import MAX_PLANES
-from pliant.errors import CheckpointError, UsageError
+from pliant.errors import UsageError
 
 #: Weights encoded at once: their fp32 values and two temporaries stay within 1 MiB of L2.
 _BLOCK_WEIGHTS = 64 * 1024
@@ -207,7 +206,7 @@ class UniformCodec:
         where more is asked for than is stored.
         """
         rows, columns = encoded.checked_prefix(planes, rows, columns)
-        code_OI = _prefixes(encoded, planes, rows, columns).astype(np.uint8)
+        code_OI = encoded.codes(planes, rows, columns).astype(np.uint8)
         tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
         group_G = np.arange(-(-columns // GROUP_COLUMNS))
         tile_group_OG = tile_O1 * num_scale_groups(encoded.columns) + group_G
@@ -216,10 +215,9 @@ class UniformCodec:
 
     def fault(self, encoded: EncodedMatrix) -> str | None:
         """What is wrong with the scales of a stored matrix, such as a NaN; None if nothing is."""
-        scale = encoded.scales.view(np.float16)
-        # A set sign bit is refused in -0 too: the format knows one zero.
-        if not np.isfinite(scale).all() or np.signbit(scale).any():
-            return SCALE_FAULT
+        fault = scale_fault(encoded.scales)
+        if fault is not None:
+            return fault
         tiled = encoded.scales.reshape(num_tiles(encoded.rows), -1, TILE_ROWS)
         used = (encoded.rows - 1) % TILE_ROWS + 1
         return PADDING_FAULT if tiled[-1, :, used:].any() else None
@@ -227,7 +225,7 @@ class UniformCodec:
     def unpack(self, encoded: EncodedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Codes uint8 `[O, I]`, bits beyond the planes stored 0, and scales fp16 `[O, G]`."""
         rows, columns = encoded.rows, encoded.columns
-        prefix_OI = _prefixes(encoded, len(encoded.planes), rows, columns)
+        prefix_OI = encoded.codes(len(encoded.planes), rows, columns)
         code_OI = (prefix_OI << (MAX_PLANES - len(encoded.planes))).astype(np.uint8)
         scale = encoded.scales.view(np.float16)
         scale_TGR = scale.reshape(-1, num_scale_groups(columns), TILE_ROWS)
@@ -280,31 +278,10 @@ def pack_scales(scale_OG: NDArray[np.float16]) -> NDArray[np.uint16]:
     return np.ascontiguousarray(tiled).reshape(-1).view(np.uint16)
 
 
-def _prefixes(encoded: EncodedMatrix, planes: int, rows: int, columns: int) -> NDArray[np.int32]:
-    """The first `planes` bits of each code as a number, looked up where `layout` states."""
-    tile_O1, row_in_tile_O1 = np.divmod(np.arange(rows)[:, None], TILE_ROWS)
-    chunk_I, column_in_chunk_I = np.divmod(np.arange(columns), CHUNK_COLUMNS)
-    byte_OI = (
-        (tile_O1 * num_chunks(encoded.columns) + chunk_I) * CHUNK_BYTES
-        + (row_in_tile_O1 // 16) * (CHUNK_BYTES // 2)
-        + 4 * (row_in_tile_O1 % 16)
-        + column_in_chunk_I % 4
-    )
-    bit_I = column_in_chunk_I // 4
-    code_OI = np.zeros((rows, columns), np.int32)
-    for plane in encoded.planes[:planes]:
-        code_OI = 2 * code_OI + (plane[byte_OI] >> bit_I & 1)
-    return code_OI
-
-
 def _padded(block_OI: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """The block as `[O, G, 64]`, zeros up to whole tiles and groups; refuses NaN and infinity."""
     rows, columns = block_OI.shape
-    if not np.isfinite(block_OI).all():
-        raise CheckpointError(
-            f"{name} holds NaN or infinite weights, which no plane can store; "
-            "the checkpoint is damaged or its training diverged."
-        )
+    require_finite(block_OI, name)
     groups = num_scale_groups(columns)
     padded = np.zeros((num_tiles(rows) * TILE_ROWS, groups * GROUP_COLUMNS), np.float32)
     padded[:rows, :columns] = block_OI

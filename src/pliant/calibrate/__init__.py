@@ -20,6 +20,7 @@ from pliant.calibrate.reconstruction import (
     BlockError,
     BlockReconstruction,
     ReconstructionOptions,
+    random_block,
     reconstruction_bytes,
     reconstruction_seconds,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "measure_sensitivities",
     "moment_bytes",
     "output_errors",
+    "random_block",
     "reconstruction_bytes",
     "reconstruction_seconds",
     "remeasured_paths",

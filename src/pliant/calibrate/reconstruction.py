@@ -217,6 +217,16 @@ def reconstruction_bytes(spec: ModelSpec, length: int, options: ReconstructionOp
     return 4 * (12 * weights + tokens * (row + scores))
 
 
+def random_block(spec: ModelSpec, generator: torch.Generator) -> Supernet:
+    """A model whose first block alone has weights, random ones, to be timed."""
+    shapes = spec.block_tensors(spec.num_groups, spec.ffn_size)
+    weights = {
+        f"blocks.0.{name}": torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+        for name, shape in shapes.items()
+    }
+    return Supernet(spec, weights, SubnetShape.full(spec))
+
+
 def reconstruction_seconds(
     spec: ModelSpec, sequences: int, length: int, planes: int, options: ReconstructionOptions
 ) -> float:
@@ -226,16 +236,11 @@ def reconstruction_seconds(
     passes take a third of a step for each of its sequences.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = spec.block_tensors(spec.num_groups, spec.ffn_size)
-    weights = {
-        f"blocks.0.{name}": torch.randn(shape, generator=generator) * shape[-1] ** -0.5
-        for name, shape in shapes.items()
-    }
-    model = Supernet(spec, weights, SubnetShape.full(spec))
+    model = random_block(spec, generator)
     levels = learned_levels(planes)
     matrices = {}
     for name in BLOCK_MATRICES:
-        weight_OI = weights[f"blocks.0.{name}"]
+        weight_OI = model.weights[f"blocks.0.{name}"]
         scales = np.full((len(weight_OI), num_scale_groups(weight_OI.shape[1])), 0.05, np.float16)
         codes = np.full(weight_OI.shape, 128, np.uint8)
         matrices[name] = NestedWeights(weight_OI, codes, scales, planes, max(levels))
@@ -244,7 +249,7 @@ def reconstruction_seconds(
     for _ in range(2):
         started = time.perf_counter()
         level = {f"blocks.0.{name}": matrix.at(levels[0]) for name, matrix in matrices.items()}
-        rounded = Supernet(spec, {**weights, **level}, model.shape)
+        rounded = Supernet(spec, {**model.weights, **level}, model.shape)
         rounded.block(0, hidden_BTD).square().mean().backward()
         taken = min(taken, time.perf_counter() - started)
     passes = len(levels) + 2 + 2 * len(levels) * min(_MEASURED, sequences) / sequences

@@ -16,11 +16,10 @@ from pliant.bits import ErrorFeedback, UniformCodec
 from pliant.calibrate import (
     SHARED_INPUTS,
     ReconstructionOptions,
+    random_block,
     reconstruction_seconds,
 )
-from pliant.models import Supernet
 from pliant.recipes.encoding import Rounding
-from pliant.shape import SubnetShape
 from pliant.spec import BLOCK_MATRICES, ModelSpec
 
 #: Rows and columns of the matrices that are rounded to see how long it takes: enough rows that the
@@ -92,12 +91,7 @@ def _factor_cost() -> float:
 def _block_seconds(spec: ModelSpec, length: int) -> float:
     """Seconds of a few sequences through one block, their moments taken."""
     generator = torch.Generator().manual_seed(0)
-    shapes = spec.block_tensors(spec.num_groups, spec.ffn_size)
-    weights = {
-        f"blocks.0.{name}": torch.randn(shape, generator=generator) * shape[-1] ** -0.5
-        for name, shape in shapes.items()
-    }
-    model = Supernet(spec, weights, SubnetShape.full(spec))
+    model = random_block(spec, generator)
     hidden_BTD = torch.randn(_SEQUENCES, length, spec.hidden_size, generator=generator)
 
     def observe(name: str, inputs_BTI: torch.Tensor) -> None:
