@@ -8,6 +8,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <optional>
 
 #include "base/cpus.h"
@@ -135,6 +137,46 @@ std::vector<int32_t> choose(const BoundDecoder& bound, const std::vector<KVCache
   return chosen;
 }
 
+// Set by one thread to let another one's run end early.
+class Interrupt {
+ public:
+  void set() { is_set_.store(true, std::memory_order_relaxed); }
+  void clear() { is_set_.store(false, std::memory_order_relaxed); }
+  bool is_set() const { return is_set_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> is_set_ = false;
+};
+
+// Ctrl-C is looked for so often: that takes the interpreter from whoever has it.
+constexpr std::chrono::milliseconds kSignalTime{50};
+
+nb::object continue_greedy(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
+                           const std::vector<int32_t>& tokens, int steps,
+                           const std::vector<int32_t>& ends, const Interrupt* interrupt) {
+  const std::shared_ptr<Decoder> decoder = bound.get();
+  if (caches.empty() || tokens.size() != caches.size() || steps < 1)
+    throw std::invalid_argument("A run has caches, a token for each, and a step.");
+  auto* chosen = new std::vector<int32_t>(size_t(steps) * caches.size());
+  const nb::capsule owner(
+      chosen, [](void* held) noexcept { delete static_cast<std::vector<int32_t>*>(held); });
+  int done = 0;
+  {
+    nb::gil_scoped_release release;
+    auto looked = std::chrono::steady_clock::now();
+    const auto stop = [&] {
+      if (std::chrono::steady_clock::now() - looked > kSignalTime) {
+        raise_if_interrupted();
+        looked = std::chrono::steady_clock::now();
+      }
+      return interrupt != nullptr && interrupt->is_set();
+    };
+    done = decoder->continue_greedy(caches, tokens, steps, ends, stop, chosen->data());
+  }
+  return nb::cast(nb::ndarray<nb::numpy, int32_t, nb::ndim<2>>(
+      chosen->data(), {size_t(done), caches.size()}, owner));
+}
+
 void bind_errors() {
   nb::register_exception_translator([](const std::exception_ptr& error, void*) {
     const auto raise = [](const char* name, const char* message) {
@@ -153,6 +195,14 @@ void bind_errors() {
 void check_idle(const KVCache& cache) {
   if (cache.is_busy())
     throw UsageError("The cache is in use by a forward pass; wait for it to return.");
+}
+
+void bind_interrupt(nb::module_& m) {
+  nb::class_<Interrupt>(m, "Interrupt", "Set by one thread to let another one's run end early.")
+      .def(nb::init<>())
+      .def("set", &Interrupt::set)
+      .def("clear", &Interrupt::clear)
+      .def_prop_ro("is_set", &Interrupt::is_set);
 }
 
 void bind_cache(nb::module_& m) {
@@ -283,6 +333,8 @@ void bind_decoder(nb::module_& m) {
            "masks"_a.noconvert(), "num_logits"_a, "logits"_a.noconvert())
       .def("choose", &choose, "caches"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "masks"_a.noconvert(), "num_logits"_a)
+      .def("continue_greedy", &continue_greedy, "caches"_a, "tokens"_a, "steps"_a, "ends"_a,
+           "interrupt"_a.none())
       .def("screening",
            [](const BoundDecoder& bound) {
              const std::shared_ptr<Decoder> decoder = bound.get();
@@ -311,6 +363,7 @@ void bind_decoder(nb::module_& m) {
 
 void bind_engine(nb::module_& m) {
   bind_errors();
+  bind_interrupt(m);
   bind_config(m);
   bind_cache(m);
   bind_weights(m);

@@ -138,6 +138,30 @@ void Decoder::choose(std::span<const Sequence> sequences, int32_t* tokens,
   run(sequences, {nullptr, tokens}, between_steps);
 }
 
+int Decoder::continue_greedy(std::span<KVCache* const> caches, std::span<const int32_t> tokens,
+                             int steps, std::span<const int32_t> ends,
+                             const std::function<bool()>& stop, int32_t* chosen) {
+  std::vector<Sequence> sequences(caches.size());
+  const auto is_end = [&](int32_t token) {
+    return std::find(ends.begin(), ends.end(), token) != ends.end();
+  };
+  for (int step = 0; step < steps; ++step) {
+    const int32_t* before = step == 0 ? tokens.data() : chosen + (step - 1) * caches.size();
+    for (size_t index = 0; index < caches.size(); ++index)
+      sequences[index] = {caches[index], {before + index, 1}, {}, nullptr, 1};
+    int32_t* row = chosen + step * caches.size();
+    try {
+      choose(sequences, row, [] {});
+    } catch (const GenerationError&) {
+      // Whoever asks for the next token alone hears of it.
+      if (step == 0) throw;
+      return step;
+    }
+    if (std::any_of(row, row + caches.size(), is_end) || stop()) return step + 1;
+  }
+  return steps;
+}
+
 Screening Decoder::screening() const {
   const std::lock_guard lock(mutex_);
   return screening_;
@@ -150,13 +174,13 @@ void Decoder::run(std::span<const Sequence> sequences, StepResults results,
   CacheHold hold(sequences);
   std::vector<int> done(sequences.size(), 0);
   try {
-    while (step_.take(sequences, done)) {
+    for (bool first = true; step_.take(sequences, done); first = false) {
+      if (!first) between_steps();
       run_step(results);
       step_.commit();
       const size_t done_tokens = step_.logit_tokens().size();
       if (results.logits != nullptr) results.logits += done_tokens * size_t(config_.vocab_size);
       if (results.tokens != nullptr) results.tokens += done_tokens;
-      between_steps();
     }
   } catch (...) {
     hold.undo();

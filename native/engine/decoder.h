@@ -46,13 +46,22 @@ class Decoder {
   // `choose` writes the likeliest token behind each wanted one instead, the lowest among equals;
   // GenerationError where a logit is NaN or infinite.
   //
-  // Long requests are run in steps; `between_steps` is called after each and may throw. On any
+  // Long requests are run in steps; `between_steps` is called between two and may throw. On any
   // failure all caches are as they were before. Several threads may call; they take turns.
   void forward(std::span<const Sequence> sequences, float* logits,
                const std::function<void()>& between_steps);
 
   void choose(std::span<const Sequence> sequences, int32_t* tokens,
               const std::function<void()>& between_steps);
+
+  // Writes on: each step appends a token to each cache, the ones in `tokens` in the first and then
+  // those that `choose` gives, and puts what it gives into a row of `chosen`, [steps][caches].
+  // Returns the rows that were filled: fewer than `steps` where one of `ends` was chosen, where
+  // `stop` says so after a step, and where a step but the first found a logit that is NaN or
+  // infinite. On any other failure all caches are as they were before the step that failed.
+  int continue_greedy(std::span<KVCache* const> caches, std::span<const int32_t> tokens, int steps,
+                      std::span<const int32_t> ends, const std::function<bool()>& stop,
+                      int32_t* chosen);
 
   Screening screening() const;
   const DecoderConfig& config() const { return config_; }

@@ -68,12 +68,43 @@ void Workspace::reserve_context(size_t tiles, size_t tasks, int tile_rows, int h
     context.chunks_done = std::vector<std::atomic<int>>(tiles);
 }
 
+namespace {
+
+constexpr int kLookRows = 64;
+
+// Whether one of kLookRows scores is above `score`, or NaN or infinite. In lanes that do not depend
+// on each other, so that it takes a few instructions for eight of them.
+bool is_of_interest(const float* values, float score) {
+  constexpr int kLanes = 16;
+  int found[kLanes] = {};
+  for (int row = 0; row < kLookRows; row += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float value = values[row + lane];
+      // Both comparisons are false for NaN.
+      found[lane] |=
+          int(!(value <= score)) | int(!(value < std::numeric_limits<float>::infinity()));
+    }
+  }
+  int any = 0;
+  for (int lane = 0; lane < kLanes; ++lane) any |= found[lane];
+  return any != 0;
+}
+
+}  // namespace
+
 void BestToken::look(const float* values, int begin, int end) {
-  for (int row = begin; row < end; ++row) {
-    if (!(values[row] < std::numeric_limits<float>::infinity())) broken = true;
-    if (token >= 0 && !(values[row] > score)) continue;
-    token = row;
-    score = values[row];
+  for (int row = begin; row < end;) {
+    const int last = std::min(row + kLookRows, end);
+    if (token >= 0 && last - row == kLookRows && !is_of_interest(values + row, score)) {
+      row = last;
+      continue;
+    }
+    for (; row < last; ++row) {
+      if (!(values[row] < std::numeric_limits<float>::infinity())) broken = true;
+      if (token >= 0 && !(values[row] > score)) continue;
+      token = row;
+      score = values[row];
+    }
   }
 }
 

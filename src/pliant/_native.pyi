@@ -132,6 +132,20 @@ class Block:
     def set_low_rank(self, name: str, update: LowRank) -> None:
         """Add an update to the matrix of this name; `ValueError` for another name."""
 
+class Interrupt:
+    """Set by one thread to let another one's run end early."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None:
+        """Let the run end after its step."""
+
+    def clear(self) -> None:
+        """Let runs go on."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a run is to end."""
+
 class KVCache:
     """Keys and values of one sequence; made by `Decoder.new_cache` only."""
 
@@ -217,6 +231,16 @@ class Decoder:
         num_logits: Sequence[int],
     ) -> list[int]:
         """Append tokens to caches; the likeliest token behind the last `num_logits` of each."""
+
+    def continue_greedy(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[int],
+        steps: int,
+        ends: Sequence[int],
+        interrupt: Interrupt | None,
+    ) -> NDArray[np.int32]:
+        """Append a token to each cache, step by step the likeliest; `[steps done, caches]`."""
 
     def screening(self) -> tuple[int, int, int]:
         """Tokens chosen, tiles of the head for them, and tiles read in all planes."""

@@ -348,11 +348,11 @@ def test_a_failure_within_a_stream_is_an_event(serve: Any, monkeypatch: pytest.M
     own = serve()
     compute, calls = own.service.room._compute, []
 
-    def fails_later(plan: Any) -> Any:
-        calls.append(plan)
-        if len(calls) == 3:
+    def fails_later(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 5:
             raise RuntimeError("a bug")
-        return compute(plan)
+        return compute(*arguments)
 
     monkeypatch.setattr(own.service.room, "_compute", fails_later)
     body = {"prompt": "a", "max_tokens": 9, "stream": True, "ignore_eos": True}

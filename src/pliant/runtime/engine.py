@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +36,8 @@ from pliant.runtime.threads import usable_threads
 from pliant.subnet import Subnet
 
 KVCache = _native.KVCache
+#: `set` by one thread, lets a run of another one end after its step.
+Interrupt = _native.Interrupt
 
 
 class HeadScreening(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +252,39 @@ class Engine:
             )
         tokens = np.array(chosen, np.int32)
         return [tokens] if len(counts) == 1 else np.split(tokens, np.cumsum(counts)[:-1])
+
+    def continue_greedy(
+        self,
+        caches: Sequence[_native.KVCache],
+        tokens: Sequence[int],
+        steps: int,
+        *,
+        ends: Iterable[int] = (),
+        interrupt: Interrupt | None = None,
+    ) -> NDArray[np.int32]:
+        """Append a token to each cache, then the likeliest behind it, and so on for `steps` steps.
+
+        The same as `greedy` called again and again, without Python between two steps. Returns the
+        tokens that were chosen, int32 `[steps, len(caches)]`, the last of each not yet in its
+        cache. There are fewer rows where a sequence chose one of `ends`, where a cache is full,
+        where `interrupt` was set, and where a later step than the first found a logit that is NaN
+        or infinite, for the next call to meet.
+
+        Raises what `greedy` raises, in the first step; Ctrl-C later on leaves the tokens before it
+        in the caches. `UsageError` unless there are as many tokens as caches, and a step.
+        """
+        for cache in caches:
+            if not isinstance(cache, KVCache):
+                raise UsageError(f"{cache!r} is no cache; make one with new_cache.")
+        if not caches or len(tokens) != len(caches) or steps < 1:
+            raise UsageError(
+                f"A run of {steps} steps was asked for, with {len(caches)} caches and "
+                f"{len(tokens)} tokens; give a token for each of some caches, and a step or more."
+            )
+        room = min(cache.capacity - cache.length for cache in caches)
+        steps = max(min(steps, room), 1)
+        with self._turn:
+            return self._decoder.continue_greedy(caches, tokens, steps, list(ends), interrupt)
 
     def switch(self, subnet: Subnet, *, entries: Entries = "keep") -> Switch:
         """Go on as another subnet of the same artifact: deeper, wider, finer, or the reverse.

@@ -46,15 +46,15 @@ class Service:
         subnets: Subnets,
         room: EngineRoom,
         metrics: Metrics,
+        post: Post,
         *,
         share_prefixes: bool = False,
         log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.subnets, self.room, self.metrics = subnets, room, metrics
+        self.subnets, self.room, self.metrics, self.post = subnets, room, metrics, post
         self.share_prefixes, self.log = share_prefixes, log or (lambda record: None)
         spec = subnets.model.artifact.spec
         self.grammars = GrammarCompiler(subnets.model.tokenizer, spec.vocab_size)
-        self.post = Post()
         self._preparing = ThreadPoolExecutor(1, "pliant-prepare")
         self.started = int(time.time())
         self.draining = False
@@ -144,18 +144,21 @@ class _Answering:
 
         return EventStream(self._stream(), self.headers, closed)
 
-    async def _stream(self) -> AsyncIterator[bytes]:
-        """The objects of a stream as JSON, in order."""
+    async def _stream(self) -> AsyncIterator[list[bytes]]:
+        """The objects of a stream as JSON, in order, all that are there at a time."""
         began: set[int] = set()
-        async for index, event in self.texts.events():
-            choice = self._choices[index]
-            first = choice.first_delta() if index not in began else None
-            began.add(index)
-            for entry in ([first] if first else []) + choice.push(event):
-                yield self._answer.chunk([entry])
-            self._note_end(index, event.finish_reason)
+        async for come in self.texts.events():
+            objects: list[bytes] = []
+            for index, event in come:
+                choice = self._choices[index]
+                first = choice.first_delta() if index not in began else None
+                began.add(index)
+                entries = ([first] if first else []) + choice.push(event)
+                objects += [self._answer.chunk([entry]) for entry in entries]
+                self._note_end(index, event.finish_reason)
+            yield objects
         if self._request.include_usage:
-            yield self._answer.last(self.texts.usage.body())
+            yield [self._answer.last(self.texts.usage.body())]
 
     async def whole(self, http: Request) -> Any:
         """The answer in one object, unless the client goes first."""
@@ -195,9 +198,10 @@ class _Answering:
         )
 
     async def _collect(self) -> None:
-        async for index, event in self.texts.events():
-            self._choices[index].push(event)
-            self._note_end(index, event.finish_reason)
+        async for come in self.texts.events():
+            for index, event in come:
+                self._choices[index].push(event)
+                self._note_end(index, event.finish_reason)
 
     def _note_end(self, index: int, reason: str | None) -> None:
         if reason is not None:

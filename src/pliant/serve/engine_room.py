@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +17,8 @@ import numpy as np
 
 from pliant.errors import GenerationError, OutOfSpaceError, PliantError, UsageError
 from pliant.runtime.chunk import Chunk
+from pliant.runtime.engine import Interrupt
+from pliant.serve.outbox import Failure, Job, Outbox, Sink
 from pliant.serve.scheduling import Copy, Drop, Limits, Make, Plan, Scheduler, Slice, Take, Work
 from pliant.serve.scheduling.pool import CacheRules
 from pliant.serve.writer import Emission, Writer
@@ -25,24 +27,14 @@ from pliant.serve.writer import Emission, Writer
 _IDLE_SECONDS = 0.05
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """The end of a request that went wrong; `kind` is `deadline`, `request` or `server`."""
-
-    kind: str
-    message: str
-
-
-#: Takes what a request gives, in the engine's thread; must be quick and must not raise.
-Sink = Callable[[Emission | Failure], None]
-
-
 class StepRecord(msgspec.Struct, frozen=True):
-    """One step as it happened, for metrics."""
+    """So many steps as they happened, for metrics; tokens and nanoseconds are those of each."""
 
     lane: str
     sequences: int
     tokens: int
     nanoseconds: int
+    steps: int = 1
 
 
 class LaneEngine(Protocol):
@@ -65,23 +57,56 @@ class LaneEngine(Protocol):
     def greedy(self, chunks: Any) -> Any:
         """The likeliest tokens for each chunk."""
 
+    def continue_greedy(
+        self, caches: Any, tokens: Any, steps: int, *, ends: Any, interrupt: Interrupt
+    ) -> Any:
+        """The likeliest tokens `[steps, caches]` of some steps, each computing those before."""
 
-class _Job:
-    def __init__(self, writer: Writer, sink: Sink) -> None:
-        self.writer, self.sink = writer, sink
-        self.has_written = False
+
+class _Run:
+    """A plan as it is carried out: what has come of it, and what is next."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.started = plan, time.monotonic_ns()
+        self.steps = 0
+        self.parts: tuple[Slice, ...] = plan.slices
+        self.chosen: dict[str, list[int]] = {part.name: [] for part in plan.slices}
+        self.finished: set[str] = set()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next step is one of the plan: all that were in it write on."""
+        whole = len(self.parts) == len(self.plan.slices) > 0
+        return whole and not self.finished and self.steps < self.plan.steps
+
+    def steps_within(self, nanoseconds: int) -> int:
+        """Steps that are left and may take so long; one at least."""
+        each = (time.monotonic_ns() - self.started) // self.steps
+        return max(min(self.plan.steps - self.steps, nanoseconds // max(each, 1)), 1)
 
 
 class EngineRoom:
-    """Runs works on lanes in a thread of its own until `close`."""
+    """Runs works on lanes in a thread of its own until `close`.
 
-    def __init__(self, limits: Limits, watch: Callable[[StepRecord], None] | None = None) -> None:
+    `watch` is told of steps, and `told` is called when the sinks have got all that there is for
+    them; both in that thread.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        watch: Callable[[StepRecord], None] | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
         self.scheduler = Scheduler(limits)
         self._watch = watch
         self._changed = threading.Condition()
         self._engines: dict[str, LaneEngine] = {}
         self._caches: dict[int, Any] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
+        self._outbox = Outbox(told)
+        #: Set when something has come or gone since the running step was planned.
+        self._interrupt = Interrupt()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="pliant-engine", daemon=True)
         self._thread.start()
@@ -105,15 +130,15 @@ class EngineRoom:
             if self._closing:
                 raise UsageError("The server is closing; ask another one.")
             self.scheduler.submit(work)
-            self._jobs[work.name] = _Job(writer, sink)
-            self._changed.notify()
+            self._jobs[work.name] = Job(writer, sink)
+            self._plan_again()
 
     def cancel(self, name: str) -> None:
         """A request is no longer wanted; nothing more comes to its sink after the running step."""
         with self._changed:
             self.scheduler.cancel(name)
             self._jobs.pop(name, None)
-            self._changed.notify()
+            self._plan_again()
 
     @property
     def is_alive(self) -> bool:
@@ -124,21 +149,29 @@ class EngineRoom:
         """End what still runs with an error, stop the thread, give all caches back."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._plan_again()
         self._thread.join()
+
+    def _plan_again(self) -> None:
+        """With the lock held: let the thread plan again, as soon as its step is done."""
+        self._interrupt.set()
+        self._changed.notify()
 
     def _run(self) -> None:
         while self._wait_for_work():
             with self._changed:
+                self._interrupt.clear()
                 plan = self.scheduler.plan(time.monotonic_ns())
             self._expire(plan)
             if not plan.slices and not plan.moves:
+                self._outbox.tell()
                 with self._changed:
                     self._changed.wait(_IDLE_SECONDS)
                 continue
-            self._step(plan)
+            self._carry_out(plan)
         for name in list(self._jobs):
             self._fail(name, "server", "The server was stopped before this text was finished.")
+        self._outbox.tell()
         self._caches.clear()
 
     def _wait_for_work(self) -> bool:
@@ -151,35 +184,76 @@ class EngineRoom:
         for name in plan.expired:
             job = self._jobs.pop(name, None)
             if job is not None:
-                job.sink(Failure("deadline", "The deadline of this request has passed."))
+                late = Failure("deadline", "The deadline of this request has passed.")
+                self._outbox.put(job, late, urgent=True)
 
-    def _step(self, plan: Plan) -> None:
-        """Carry out one plan; whatever happens, the scheduler hears of it."""
-        started = time.monotonic_ns()
-        written: dict[str, tuple[_Job, Emission]] = {}
+    def _carry_out(self, plan: Plan) -> None:
+        """One plan; whatever happens, the scheduler hears of it."""
+        run = _Run(plan)
         try:
             self._move(plan)
-            for part, result in self._compute(plan):
-                job = self._jobs.get(part.name)
-                # One that was cancelled meanwhile has no job, and the scheduler leaves it out.
-                emission = self._write(job, part, result) if job else None
-                if job and emission:
-                    written[part.name] = job, emission
+            self._step(run)
+            while run.goes_on and not self._interrupt.is_set:
+                self._outbox.tell_if_due()
+                self._step_on(run)
         except Exception as error:
             for part in plan.slices:
                 self._fail(part.name, "server", f"The step failed: {error}")
-        elapsed = time.monotonic_ns() - started
-        chosen = {name: emission.token for name, (_, emission) in written.items()}
-        finished = {name for name, (_, emission) in written.items() if emission.finish_reason}
+        elapsed, steps = time.monotonic_ns() - run.started, max(run.steps, 1)
         with self._changed:
-            for name in finished:
+            for name in run.finished:
                 self._jobs.pop(name, None)
-            self.scheduler.complete(plan, chosen, finished, elapsed)
-        # Told last, so that whoever hears of an end finds its prefix kept.
-        for job, emission in written.values():
-            job.sink(emission)
+            self.scheduler.complete(plan, run.chosen, run.finished, elapsed, steps)
+        # The last is told after that, so that whoever hears of an end finds its prefix kept.
+        self._outbox.tell_if_due()
         if self._watch is not None and plan.slices:
-            self._watch(StepRecord(plan.lane, len(plan.slices), plan.num_tokens, elapsed))
+            sizes = len(plan.slices), plan.num_tokens
+            self._watch(StepRecord(plan.lane, *sizes, elapsed // steps, steps))
+
+    def _step(self, run: _Run) -> None:
+        """Compute the slices that are next and write what follows from them."""
+        run.steps += 1
+        results, run.parts = self._compute(run.plan.lane, run.parts), ()
+        for part, result in results:
+            job = self._jobs.get(part.name)
+            # One that was cancelled meanwhile has no job, and the scheduler leaves it out.
+            if job is None:
+                continue
+            try:
+                if part.all_logits:
+                    job.writer.read_prompt(part.begin, result)
+            except Exception as error:
+                self._fail_with(part.name, error)
+                continue
+            if part.chooses and result.dtype == np.int32:
+                self._write(run, job, part, job.writer.accept_token, result[-1:].tolist())
+            elif part.chooses:
+                self._write(run, job, part, job.writer.accept, result[-1:])
+
+    def _step_on(self, run: _Run) -> None:
+        """One more step, or as many of greedy texts as may pass before something is told."""
+        steps = run.steps_within(self._outbox.nanoseconds_left)
+        jobs = [self._jobs.get(part.name) for part in run.parts]
+        if steps == 1 or not all(job and job.writer.is_plain_greedy for job in jobs):
+            self._step(run)
+            return
+        ends = frozenset[int]().union(*(job.writer.end_ids for job in jobs if job))
+        caches = [self._caches[part.cache] for part in run.parts]
+        tokens = [part.tokens[0] for part in run.parts]
+        engine = self._engines[run.plan.lane]
+        try:
+            chosen = engine.continue_greedy(
+                caches, tokens, steps, ends=ends, interrupt=self._interrupt
+            )
+        except Exception:
+            # Nothing has come of it; one by one it is seen whose fault it is.
+            self._step(run)
+            return
+        run.steps += len(chosen)
+        parts, run.parts = run.parts, ()
+        for part, job, column in zip(parts, jobs, chosen.T.tolist(), strict=True):
+            if job is not None and part.name in self._jobs:
+                self._write(run, job, part, job.writer.accept_token, column)
 
     def _move(self, plan: Plan) -> None:
         caches = self._caches
@@ -202,12 +276,12 @@ class EngineRoom:
                 case Drop(cache):
                     caches.pop(cache, None)
 
-    def _compute(self, plan: Plan) -> list[tuple[Slice, Any]]:
+    def _compute(self, lane: str, slices: Iterable[Slice]) -> list[tuple[Slice, Any]]:
         """Logits or the likeliest tokens of each slice that could be computed."""
-        parts = [part for part in plan.slices if self._is_ready(part)]
+        parts = [part for part in slices if self._is_ready(part)]
         if not parts:
             return []
-        engine = self._engines[plan.lane]
+        engine = self._engines[lane]
         greedy = all(self._takes_token(part) for part in parts)
         run = engine.greedy if greedy else engine.forward_chunk
         try:
@@ -245,27 +319,29 @@ class EngineRoom:
         tokens = np.asarray(part.tokens, np.int32)
         return Chunk(tokens, self._caches[part.cache], logits=logits)  # type: ignore[arg-type]
 
-    def _write(self, job: _Job, part: Slice, result: Any) -> Emission | None:
-        """Hand the result of a slice to its writer; what that says."""
-        try:
-            if part.all_logits:
-                job.writer.read_prompt(part.begin, result)
-            if not part.chooses:
-                return None
-            takes_token = result.dtype == np.int32
-            if takes_token:
-                emission = job.writer.accept_token(int(result[-1]))
-            else:
-                emission = job.writer.accept(result[-1])
-        except Exception as error:
-            self._fail_with(part.name, error)
-            return None
-        if not job.has_written:
-            job.has_written = True
-            with self._changed:
-                emission.reused_tokens = self.scheduler.reused_tokens(part.name)
-        emission.nanoseconds = time.monotonic_ns()
-        return emission
+    def _write(
+        self, run: _Run, job: Job, part: Slice, write: Callable[[Any], Emission], results: Any
+    ) -> None:
+        """Write a token for each result, until the text ends or goes wrong."""
+        chosen = run.chosen[part.name]
+        for result in results:
+            try:
+                emission = write(result)
+            except Exception as error:
+                self._fail_with(part.name, error)
+                return
+            is_first = not job.has_written
+            if is_first:
+                job.has_written = True
+                with self._changed:
+                    emission.reused_tokens = self.scheduler.reused_tokens(part.name)
+            is_last = emission.finish_reason is not None
+            self._outbox.put(job, emission, urgent=is_first or is_last)
+            chosen.append(emission.token)
+            if is_last:
+                run.finished.add(part.name)
+                return
+        run.parts += (part.next(chosen[-1], len(results)),)
 
     def _fail_with(self, name: str, error: Exception) -> None:
         kind = "request" if isinstance(error, GenerationError) else "server"
@@ -277,7 +353,7 @@ class EngineRoom:
             self.scheduler.fail(name)
             job = self._jobs.pop(name, None)
         if job is not None:
-            job.sink(Failure(kind, message))
+            self._outbox.put(job, Failure(kind, message), urgent=True)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Numbers for metrics, taken together: queues, bytes, counts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +17,8 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class EventStream:
-    """An ASGI response whose events come from an iterator, as JSON; `closed` is called at its end,
-    whether the client has gone or not, and is told which.
+    """An ASGI response whose events come from an iterator, as JSON, those that go out together in
+    one list; `closed` is called at its end, whether the client has gone or not, and is told which.
 
     Nothing is sent before the first event or `keep_alive` seconds, so that a request that fails at
     once has the status of its error. One that fails later gets an error event, and the stream ends
@@ -27,7 +27,7 @@ class EventStream:
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncIterator[Sequence[bytes]],
         headers: Mapping[str, str],
         closed: Callable[[bool], Awaitable[None]],
         keep_alive: float = KEEP_ALIVE_SECONDS,
@@ -62,8 +62,9 @@ class EventStream:
 
     async def _write(self) -> None:
         try:
-            async for event in self._events:
-                await self._send(b"data: " + event + b"\n\n")
+            async for events in self._events:
+                if events:
+                    await self._send(b"".join(b"data: %b\n\n" % event for event in events))
             await self._send(_DONE, last=True)
         except OSError:
             raise

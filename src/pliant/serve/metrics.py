@@ -63,9 +63,9 @@ class Metrics:
         return bytes(generate_latest(self.registry))
 
     def step(self, record: StepRecord) -> None:
-        """A step was computed."""
-        self._step.observe(record.nanoseconds / 1e9)
-        self._step_tokens.observe(record.tokens)
+        """Steps were computed."""
+        self._step.observe(record.nanoseconds / 1e9, record.steps)
+        self._step_tokens.observe(record.tokens, record.steps)
 
     def refused(self, status: int) -> None:
         """A request was answered with an error."""
@@ -113,10 +113,10 @@ class _Histogram:
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound it does not pass."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value, so many times, in the first bucket whose bound it does not pass."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
 
     def collect(self) -> Iterable[Any]:
         """The family of its buckets, each with all below it."""

@@ -25,6 +25,7 @@ from pliant.serve.routes import make_app
 from pliant.serve.safety import GuardLimits, Keys
 from pliant.serve.scheduling import Limits
 from pliant.serve.subnets import Subnets
+from pliant.serve.texts import Post
 
 #: Bytes of a request's line and headers.
 _MAX_HEADER_BYTES = 32_768
@@ -112,7 +113,8 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
         max_waiting=options.max_waiting,
         step_nanoseconds=int(options.step_seconds * 1e9),
     )
-    room = EngineRoom(limits, lambda record: metrics.step(record) if metrics else None)
+    post = Post()
+    room = EngineRoom(limits, lambda record: metrics.step(record) if metrics else None, post.wake)
     subnets = Subnets(
         model,
         options.name,
@@ -129,7 +131,7 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
         return {**room.snapshot(), "open_subnets": len(subnets.open_cuts())}
 
     metrics = Metrics(options.name, snapshot, options.deadlines)
-    return Service(subnets, room, metrics, share_prefixes=options.share_prefixes, log=log)
+    return Service(subnets, room, metrics, post, share_prefixes=options.share_prefixes, log=log)
 
 
 def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:

@@ -19,8 +19,9 @@ from pliant.runtime.text_engine import TextEngine
 from pliant.serve.api.errors import ApiError, bad_request, failure_error
 from pliant.serve.api.messages import tool_schema
 from pliant.serve.api.requests import TextRequest
-from pliant.serve.engine_room import EngineRoom, Failure
+from pliant.serve.engine_room import EngineRoom
 from pliant.serve.grammar import GrammarCompiler
+from pliant.serve.outbox import Failure
 from pliant.serve.scheduling import Work
 from pliant.serve.writer import Emission, Writer
 
@@ -33,25 +34,25 @@ class Post:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._awake = False
 
     def open(self) -> None:
         """Deliver to the running loop from now on."""
         self._loop = asyncio.get_running_loop()
 
     def send(self, call: Callable[[Any], None], value: Any) -> None:
-        """Let the loop make `call(value)` soon, in the order of sending; from one thread only."""
-        assert self._loop is not None
+        """Let the loop make `call(value)` after the next `wake`, in the order of sending."""
         self._calls.append((call, value))
-        if not self._awake:
-            self._awake = True
-            # A loop that is closed belongs to a server that has stopped: nobody listens.
+
+    def wake(self) -> None:
+        """Deliver what was sent. Not with each call: the loop would begin at once and take the
+        interpreter from the thread that still sends.
+        """
+        # A loop that is closed belongs to a server that has stopped: nobody listens.
+        if self._calls and self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        # Before the calls are made: what is sent meanwhile wakes the loop once more at worst.
-        self._awake = False
         while self._calls:
             call, value = self._calls.popleft()
             call(value)
@@ -129,23 +130,35 @@ class Texts:
         for name in self._names:
             self._room.cancel(name)
 
-    async def events(self) -> AsyncIterator[tuple[int, Emission]]:
-        """What the works write, as it comes, until all are done; `ApiError` where one fails."""
+    async def events(self) -> AsyncIterator[list[tuple[int, Emission]]]:
+        """What the works write, all that has come by then at a time, until all are done;
+        `ApiError` where one fails."""
         left = len(self._names)
         while left:
             while not self._events:
                 self._coming = asyncio.get_running_loop().create_future()
                 await self._coming
-            index, event = self._events.popleft()
-            if isinstance(event, Failure):
-                raise failure_error(event)
-            times = self.times.setdefault(index, [])
-            times.append(event.nanoseconds)
-            if len(times) == 1 and index % self.request.num_choices == 0:
-                self.usage.reused_tokens += event.reused_tokens
-            self.usage.written_tokens += 0 if self.request.max_tokens == 0 else 1
-            left -= event.finish_reason is not None
-            yield index, event
+            come: list[tuple[int, Emission]] = []
+            failure: Failure | None = None
+            while self._events and failure is None:
+                index, event = self._events.popleft()
+                if isinstance(event, Failure):
+                    failure = event
+                else:
+                    self._note(index, event)
+                    come.append((index, event))
+                    left -= event.finish_reason is not None
+            yield come
+            if failure is not None:
+                raise failure_error(failure)
+
+    def _note(self, index: int, event: Emission) -> None:
+        """Count a token."""
+        times = self.times.setdefault(index, [])
+        times.append(event.nanoseconds)
+        if len(times) == 1 and index % self.request.num_choices == 0:
+            self.usage.reused_tokens += event.reused_tokens
+        self.usage.written_tokens += 0 if self.request.max_tokens == 0 else 1
 
     def _take_in(self, event: tuple[int, Emission | Failure]) -> None:
         """In the event loop: what a work has written."""

@@ -65,7 +65,7 @@ class Emission(msgspec.Struct, kw_only=True):
     """What one step added: a token, the text that became certain, and why it was the last one.
 
     `score` is that of the token if asked for, `prompt_scores` come with the first token.
-    `nanoseconds` is when it was written, `reused_tokens` how much of the prompt was in a kept
+    `nanoseconds` is when it was told, `reused_tokens` how much of the prompt was in a kept
     prefix; both are for the engine room to fill in, before anybody else sees it.
     """
 
@@ -111,6 +111,11 @@ class Writer:
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token is all that `accept_token` needs."""
         return self._is_plain_greedy
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end the text."""
+        return self._eos_ids
 
     def read_prompt(self, begin: int, logits_TV: NDArray[np.float32]) -> None:
         """Note the scores of the prompt from logits behind its tokens `begin` on.

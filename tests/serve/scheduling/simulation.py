@@ -72,36 +72,52 @@ class Simulation:
         if name not in self.finished:
             self.gone.add(name)
 
-    def step(self, during: tuple[str, ...] = ()) -> Plan:
-        """One plan, carried out; works named in `during` are cancelled while it runs."""
+    def step(self, during: tuple[str, ...] = (), most_steps: int = 1) -> Plan:
+        """One plan, at most so many steps of it; works named in `during` are cancelled in the last
+        of them."""
         plan = self.scheduler.plan(self.clock)
         self.gone.update(plan.expired)
         for move in plan.moves:
             self._move(move)
         assert plan.num_tokens <= self.scheduler.limits.max_step_tokens
         assert len({part.cache for part in plan.slices}) == len(plan.slices)
-        chosen, done = {}, set()
-        for part in plan.slices:
-            token = self._compute(plan.lane, part)
-            if token is not None:
-                chosen[part.name] = token
-                if self._ends(part.name, token):
-                    done.add(part.name)
+        chosen: dict[str, list[int]] = {part.name: [] for part in plan.slices}
+        done: set[str] = set()
+        parts, steps = plan.slices, 0
+        while parts and not done and steps < min(plan.steps, most_steps):
+            parts, steps = self._step(plan.lane, parts, chosen, done), steps + 1
         for name in during:
             self.cancel(name)
-        self.clock += 10 + plan.num_tokens
-        self.scheduler.complete(plan, chosen, done, (10 + plan.num_tokens) * 1_000_000)
-        for name, token in chosen.items():
-            if name not in self.gone:
-                self.written[name].append(token)
+            # What came out last may have been for nobody already.
+            if chosen.get(name) and name not in done and self.clock % 2:
+                chosen[name].pop()
+        steps = max(steps, 1)
+        took = (10 + plan.num_tokens) * steps
+        self.clock += took
+        self.scheduler.complete(plan, chosen, done, took * 1_000_000, steps)
         self.finished |= done - self.gone
         return plan
 
-    def drain(self, most_steps: int = 20_000) -> None:
-        for _ in range(most_steps):
+    def _step(
+        self, lane: str, parts: tuple[Slice, ...], chosen: dict[str, list[int]], done: set[str]
+    ) -> tuple[Slice, ...]:
+        """One step of a plan; the slices of the next."""
+        following = []
+        for part in parts:
+            token = self._compute(lane, part)
+            if token is not None:
+                if self._ends(part.name, token):
+                    done.add(part.name)
+                chosen[part.name].append(token)
+                self.written[part.name].append(token)
+                following.append(part.next(token))
+        return tuple(following)
+
+    def drain(self, most_plans: int = 20_000) -> None:
+        for _ in range(most_plans):
             if not self.scheduler.has_work:
                 break
-            self.step()
+            self.step(most_steps=9)
         assert not self.scheduler.has_work, "somebody starves"
         assert self.scheduler.num_running == self.scheduler.num_waiting == 0
 

@@ -266,3 +266,36 @@ def test_limits_are_checked(name: str) -> None:
 def test_more_sequences_than_a_step_has_tokens() -> None:
     with pytest.raises(UsageError, match="run fewer"):
         Limits(cache_bytes=1, max_sequences=9, max_step_tokens=8)
+
+
+def test_steps_of_a_plan_go_as_far_as_nothing_else_can_happen(
+    simulation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulated machine takes 11 ms for a step of one token, 12 for one of two."""
+    endless(simulation, monkeypatch)
+    limits = Limits(cache_bytes=AMPLE, step_nanoseconds=200_000_000)
+    run = simulation.Simulation(limits)
+    run.submit(make_work("one", max_tokens=30))
+    assert run.step().steps == 1  # a prompt
+    run.step()
+    assert run.step(most_steps=4).steps == 200 // 11
+    run.submit(make_work("two", (5, 6), max_tokens=9))
+    run.submit(make_work("elsewhere", lane="small", max_tokens=3))
+    assert run.step().steps == 1
+    run.cancel("elsewhere")
+    assert run.step().steps == 1  # a prompt again
+    # What is left of the shorter text, each token but its first and the one that is written last.
+    assert run.step(most_steps=99).steps == 8
+    run.drain()
+    run.check_all()
+
+
+def test_a_cache_is_counted_as_long_as_it_was_though_a_text_had_ended(
+    simulation: ModuleType,
+) -> None:
+    run = simulation.Simulation(Limits(cache_bytes=AMPLE))
+    run.submit(make_work("one", (1, 2, 3), max_tokens=20))
+    plan = run.scheduler.plan(0)
+    run.scheduler.complete(plan, {"one": [4, 5, 6]}, {"one"}, 1, steps=9)
+    (holding,) = run.scheduler.pool
+    assert holding.tokens == [1, 2, 3, 4, 5, 6] and holding.longest == 3 + 8

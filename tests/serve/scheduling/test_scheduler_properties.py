@@ -32,7 +32,7 @@ EVENTS = st.lists(
             st.booleans(),
             st.booleans(),
         ),
-        st.tuples(st.just("step"), st.integers(0, 40)),
+        st.tuples(st.just("step"), st.integers(0, 40), st.sampled_from([1, 2, 30])),
         st.tuples(st.just("cancel"), st.integers(0, 40)),
         st.tuples(st.just("fail"), st.integers(0, 40)),
     ),
@@ -75,8 +75,8 @@ def test_every_promise_under_any_events(
                 )
                 if run.submit(work):
                     names.append(work.name)
-            case ("step", count):
-                run.step(during=(names[count],) if count < len(names) else ())
+            case ("step", count, steps):
+                run.step(during=(names[count],) if count < len(names) else (), most_steps=steps)
             case ("cancel", count) if count < len(names):
                 run.cancel(names[count])
             case ("fail", count) if count < len(names):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pliant.errors import GenerationError, PliantError, UnsupportedError, UsageError
-from pliant.serve.engine_room import Failure
+from pliant.serve.outbox import Failure
 from pliant.serve.scheduling import TooBusyError
 
 #: The `type` of the error object for each status.

@@ -139,10 +139,10 @@ class CachePool:
         self._index.remove(holding)
         self.used_bytes -= holding.num_bytes
 
-    def grow_tokens(self, holding: Holding, tokens: tuple[int, ...]) -> None:
-        """Note that `tokens` were appended to a holding."""
+    def grow_tokens(self, holding: Holding, tokens: tuple[int, ...], longest: int = 0) -> None:
+        """Note that `tokens` were appended to a holding, and more perhaps, up to `longest`."""
         holding.tokens += tokens
-        holding.longest = max(holding.longest, len(holding.tokens))
+        holding.longest = max(holding.longest, len(holding.tokens), longest)
         assert len(holding.tokens) <= holding.capacity, "a cache would overflow"
         self._index.extend(holding)
 

@@ -158,28 +158,41 @@ class Scheduler:
         slices = self._slices(lane) if lane else ()
         moves, self._room.moves = tuple(self._room.moves), []
         self._in_flight = {part.name for part in slices}
-        name = lane.name if lane else ""
-        return Plan(lane=name, moves=moves, slices=slices, expired=expired)
+        steps = self._steps(lane, slices) if lane else 1
+        return Plan(
+            lane=lane.name if lane else "",
+            moves=moves,
+            slices=slices,
+            expired=expired,
+            steps=steps,
+        )
 
     def complete(
-        self, plan: Plan, chosen: Mapping[str, int], finished: Collection[str], nanoseconds: int
+        self,
+        plan: Plan,
+        chosen: Mapping[str, Iterable[int]],
+        finished: Collection[str],
+        nanoseconds: int,
+        steps: int = 1,
     ) -> None:
-        """A plan was carried out in `nanoseconds`.
+        """The first `steps` of a plan were carried out in `nanoseconds`.
 
-        `chosen` has the next token of each slice that `chooses`; those in `finished` write no
-        more. Works that failed meanwhile are passed over.
+        `chosen` has the tokens of each slice that `chooses`, one of each step or fewer: a work may
+        have been cancelled or at its end before the last. Those in `finished` write no more. Works
+        that failed meanwhile are passed over.
         """
         for part in plan.slices:
             sequence = self._sequences.get(part.name)
             if sequence is not None:
-                self._advance(sequence, part, chosen, part.name in finished)
+                tokens = tuple(chosen.get(part.name, ()))
+                self._advance(sequence, part, steps, tokens, part.name in finished)
         self._in_flight.clear()
         self._unwanted.clear()
         if plan.slices:
-            self.counts.steps += 1
+            self.counts.steps += steps
             self._busy_nanoseconds += nanoseconds
             self._lanes[plan.lane].service += nanoseconds
-            self._paces[plan.lane].observe(plan.num_tokens, nanoseconds)
+            self._paces[plan.lane].observe(plan.num_tokens, nanoseconds // steps)
 
     def _check(self, sequence: Sequence) -> None:
         work, lane = sequence.work, sequence.lane
@@ -274,6 +287,21 @@ class Scheduler:
                 slices.append(sequence.slice(count))
         return tuple(slices)
 
+    def _steps(self, lane: Lane, slices: tuple[Slice, ...]) -> int:
+        """Steps that would be planned alike, one after the other, if nothing else happened.
+
+        Whoever waits now waits for somebody to leave. Prompts and other lanes get their turn after
+        each step; growing a cache needs a plan, and a clock is looked at after a step's time.
+        """
+        running = [self._running[part.name] for part in slices]
+        if len(running) < len(self._running) or any(it.pending > 1 for it in running):
+            return 1
+        if any(part.all_logits for part in slices):
+            return 1
+        room = min((it.steps_left for it in running), default=1)
+        each = self._paces[lane.name].nanoseconds(len(slices))
+        return min(room, max(int(self.limits.step_nanoseconds / each), 1)) if each else 1
+
     def _decodes(self, sequence: Sequence, lane: Lane) -> bool:
         # Asked anew for each: those before it may have taken its cache.
         running = sequence.work.name in self._running
@@ -304,16 +332,23 @@ class Scheduler:
         self._queue.put_back(sequence.work.client, sequence)
 
     def _advance(
-        self, sequence: Sequence, part: Slice, chosen: Mapping[str, int], finished: bool
+        self,
+        sequence: Sequence,
+        part: Slice,
+        steps: int,
+        chosen: tuple[int, ...],
+        finished: bool,
     ) -> None:
-        """What one slice did to its sequence."""
+        """So many steps of a sequence were computed, and tokens chosen."""
         assert sequence.holding is not None
-        self.pool.grow_tokens(sequence.holding, part.tokens)
-        self._charge(sequence, part)
-        unwanted = part.name in self._unwanted
-        if part.chooses and not unwanted:
-            sequence.tokens.append(chosen[part.name])
-            self.counts.written_tokens += 1
+        computed = (*part.tokens, *chosen[: steps - 1])
+        self._charge(sequence, len(computed))
+        # The last steps may have computed what nobody wants any more.
+        self.pool.grow_tokens(sequence.holding, computed, part.end + steps - 1)
+        unwanted = sequence.work.name in self._unwanted
+        if not unwanted:
+            sequence.tokens += chosen
+            self.counts.written_tokens += len(chosen)
         if finished or unwanted:
             self._finished += 1
             self._room.store(sequence)
@@ -321,13 +356,15 @@ class Scheduler:
         else:
             assert sequence.written < sequence.work.max_tokens, "a work writes more than it may"
 
-    def _charge(self, sequence: Sequence, part: Slice) -> None:
-        """Put what was computed for the first time on the client's account."""
-        new = max(part.end - max(sequence.charged, part.begin), 0)
-        self.counts.recomputed_tokens += len(part.tokens) - new
+    def _charge(self, sequence: Sequence, count: int) -> None:
+        """Put what of the next `count` tokens was computed for the first time on the client's
+        account."""
+        begin, end = sequence.computed, sequence.computed + count
+        new = max(end - max(sequence.charged, begin), 0)
+        self.counts.recomputed_tokens += count - new
         if new:
-            of_prompt = max(min(part.end, len(sequence.work.prompt)) - sequence.charged, 0)
+            of_prompt = max(min(end, len(sequence.work.prompt)) - sequence.charged, 0)
             self.counts.prompt_tokens += of_prompt
             cost = of_prompt * PROMPT_TOKEN_COST + (new - of_prompt) * WRITTEN_TOKEN_COST
             self._queue.charge(sequence.work.client, cost)
-            sequence.charged = part.end
+            sequence.charged = end

@@ -42,6 +42,12 @@ class Sequence:
         """Most tokens its cache will ever hold: the last one written needs no place."""
         return min(len(self.work.prompt) + self.work.max_tokens - 1, self.lane.max_context)
 
+    @property
+    def steps_left(self) -> int:
+        """Tokens that it can write before its cache has to grow or it is at its end."""
+        assert self.holding is not None
+        return min(self.holding.capacity - self.computed, self.work.max_tokens - self.written)
+
     def slice(self, count: int) -> Slice:
         """The next `count` tokens to compute."""
         assert self.holding is not None

@@ -127,22 +127,30 @@ class Slice(msgspec.Struct, frozen=True):
         """Tokens in the cache afterwards."""
         return self.begin + len(self.tokens)
 
+    def next(self, token: int, steps: int = 1) -> Slice:
+        """The slice that follows when `steps` steps, this one and those behind it, have chosen as
+        many tokens, `token` the last."""
+        begin = self.end + steps - 1
+        return Slice(self.name, self.cache, begin, (token,), chooses=True, all_logits=False)
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One step: do `moves` in their order, then compute `slices` of `lane` together.
 
-    `expired` are the names of works whose deadline has passed; they are gone already. A plan may
-    hold moves alone.
+    Where `steps` is above 1, so many may follow one another as long as nobody comes, goes or ends:
+    each computes the token that every slice chose in the one before. `expired` are the names of
+    works whose deadline has passed; they are gone already. A plan may hold moves alone.
     """
 
     lane: str
     moves: tuple[CacheMove, ...] = ()
     slices: tuple[Slice, ...] = ()
     expired: tuple[str, ...] = ()
+    steps: int = 1
 
     @property
     def num_tokens(self) -> int:
-        """Tokens computed by this step."""
+        """Tokens computed by each step."""
         return sum(len(part.tokens) for part in self.slices)
 
 
