@@ -82,6 +82,7 @@ def test_a_signal_that_comes_with_the_first_request(pristine: Path) -> None:
         (["--kv-bits", "5"], "asked for; use"),
         (["--cache-type", "int3", "--kv-window", "5"], "multiple of 64"),
         (["--auto", "d99"], "99"),
+        (["--allow-origin", "chat.example.org"], "no origin"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -36,6 +36,24 @@ def test_a_stall_counts_once_for_each_period(stall: int, slack: int) -> None:
     assert found.missed == (late // 50 if late > 50 else 0)
 
 
+@pytest.mark.parametrize(
+    ("gaps", "total", "missed"),
+    [
+        # 20 ms are left of the first deadline, 30 of the second, 20 of the third; then
+        # floor((210 - 20) / 50) = 3 periods pass, and the fourth token begins anew.
+        ([80, 40, 60, 210, 10, 90], 8, 3),
+        # 1 + floor((230 - 100) / 50) = 3 for the first token, and nothing left for the second.
+        ([230, 50, 51], 5, 4),
+        # A stall of 1 s with 70 ms left: floor(930 / 50) = 18, which a mean of 35 ms hides.
+        ([100, *[15] * 2, 1000, *[0] * 26], 47, 18),
+    ],
+)
+def test_traces_worked_out_by_hand(gaps: list[int], total: int, missed: int) -> None:
+    """By the steps of the paper, on paper."""
+    found = fluidity([gap * MS for gap in gaps], DEADLINES)
+    assert (found.deadlines, found.missed) == (total, missed)
+
+
 def test_a_late_first_token() -> None:
     assert fluidity([101 * MS], DEADLINES).missed == 1
     assert fluidity([150 * MS], DEADLINES).missed == 2

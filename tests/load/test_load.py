@@ -97,6 +97,13 @@ def test_deadlines_of_prompts_from_a_curve() -> None:
     assert summarize(slow, Deadlines(100 * MS, 50 * MS), curve).fluidity == (1,)
 
 
+def test_the_fluid_token_rate_is_that_of_a_fluid_run() -> None:
+    fluid, late = record(80, [40] * 10), record(80, [400] * 10)
+    alone = summarize([fluid], Deadlines())
+    assert alone.fluid_token_rate == alone.tokens_per_second > 0
+    assert summarize([fluid, late], Deadlines()).fluid_token_rate == 0
+
+
 def test_a_run_in_which_nothing_was_answered() -> None:
     report = summarize([RequestRecord(arrived=0, error="gone")], Deadlines())
     assert report.errors == {"gone": 1} and report.first_token is None
@@ -149,5 +156,6 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
     records = [record(80, [40, 60, 20])]
     page = render_page("<b>", summarize(records, Deadlines()), records, Deadlines())
     Tags().feed(page)
-    assert Tags.found.count("svg") == 2
+    assert Tags.found.count("svg") == 3
+    assert "http" not in page and "url(" not in page and "@import" not in page
     assert "<b>" not in page and "&lt;b&gt;" in page

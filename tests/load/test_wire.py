@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pliant.errors import DataError, UsageError
 from pliant.load import Arrival
-from pliant.load.generator import read_record
+from pliant.load.answers import read_record
 from pliant.load.wire import Reply, exchange
 
 EVENTS = (
@@ -79,7 +79,7 @@ def test_a_line_has_the_time_of_its_end() -> None:
 
 def test_an_answer_that_is_an_error() -> None:
     reply, _ = ask([b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\n{}"])
-    assert read_record(reply, Arrival(0, 5, 3), due=0).error == "status 503"
+    assert read_record(reply, Arrival(0, 5, 3), due=0).error == "status 503: {}"
 
 
 @pytest.mark.parametrize(

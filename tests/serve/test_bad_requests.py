@@ -199,13 +199,14 @@ def test_an_idle_subnet_gives_way_and_busy_ones_do_not(
 def test_auto_goes_down_under_load_as_far_as_the_client_allows(serve: Any) -> None:
     subnets = serve(auto_cuts=("", "b4", "b2")).service.subnets
 
-    def cut(waiting: int, smallest: str | None = None, hurry: bool = False) -> str:
-        return str(subnets.resolve("tiny@auto", waiting, smallest=smallest, hurry=hurry))
+    def cut(waiting: int, smallest: str | None = None, prefer: str = "") -> str:
+        return str(subnets.resolve("tiny@auto", waiting, smallest=smallest, prefer=prefer))
 
     assert [cut(waiting) for waiting in range(5)] == ["", "b4", "b2", "b2", "b2"]
     assert cut(9, smallest="b4") == "b4"
-    assert cut(0, hurry=True) == "b2"
-    assert subnets.resolve("", 9, smallest=None, hurry=False) == ""
+    assert cut(0, prefer="latency") == "b2"
+    assert [cut(9, smallest, "quality") for smallest in (None, "b4")] == ["", "b4"]
+    assert subnets.resolve("", 9) == ""
     assert subnets.names() == ["tiny", "tiny@b4", "tiny@b2", "tiny@auto"]
 
 
@@ -253,6 +254,11 @@ def test_keys_from_a_file_and_what_cannot_be_one(tmp_path: Path) -> None:
     keys = Keys.read(path, "from-environment")
     assert keys.client("Bearer secret-of-ann") == "ann"
     assert keys.client("bearer from-environment") == "key-0"
+    path.write_text("  # of the house\n ann : secret of ann \n\tschl\u00fcssel-der-anna", "utf-8")
+    keys = Keys.read(path, None)
+    assert keys.client("Bearer secret of ann") == "ann"
+    # Headers come as bytes, which servers read one by one.
+    assert keys.client("Bearer schl\u00fcssel-der-anna".encode().decode("latin-1")) == "key-1"
     path.write_text("# none\n")
     for lines in (lambda: Keys(["short"]), lambda: Keys.read(path, None),
                   lambda: Keys.read(tmp_path / "none", None)):  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import openai
+import pydantic
 import pytest
 
 from pliant.runtime import Chunk, SamplingOptions
@@ -118,6 +120,16 @@ def test_echo_scores_a_prompt_as_the_engine_does(live: Any) -> None:
         assert max(top.values()) == pytest.approx(row.max())
 
 
+def test_log_probabilities_of_none_but_the_chosen(live: Any) -> None:
+    """The chosen token is always among them, so 0 of the likeliest are one."""
+    answer = live.client().completions.create(model="tiny", prompt="ab", max_tokens=3, logprobs=0)
+    found = answer.choices[0].logprobs
+    for token, score, top in zip(
+        found.tokens, found.token_logprobs, found.top_logprobs, strict=True
+    ):
+        assert top == {token: score}
+
+
 def test_logprobs_of_a_chat(live: Any) -> None:
     answer = live.client().chat.completions.create(
         model="tiny", messages=MESSAGES, max_tokens=4, logprobs=True, top_logprobs=2, temperature=0
@@ -168,6 +180,45 @@ def test_tools_are_called_with_arguments_of_their_schema(live: Any, choice: Any)
     assert {part.index for part in deltas} == {0}
     assert deltas[0].function.name == call.function.name and deltas[0].id
     assert "".join(part.function.arguments for part in deltas) == call.function.arguments
+
+
+class Town(enum.StrEnum):
+    """As a program declares what it wants."""
+
+    PARIS = "Paris"
+    ROME = "Rome"
+
+
+class Place(pydantic.BaseModel):
+    town: Town
+
+
+class Trip(pydantic.BaseModel):
+    start: Place
+    end: Place
+
+
+def test_classes_of_a_program_as_schema_and_as_tool(live: Any) -> None:
+    """Their schemas refer to parts of themselves; the client checks what comes, and every event."""
+    chat = live.client().chat.completions
+    asked: Any = {"model": "tiny", "messages": MESSAGES, "max_tokens": 80, "seed": 1}
+    whole = chat.parse(**asked, response_format=Trip).choices[0].message
+    assert whole.parsed.start.town in Town
+    tools: Any = {"tools": [openai.pydantic_function_tool(Trip, name="book"),
+                            openai.pydantic_function_tool(Place, name="stay")],
+                  "tool_choice": {"type": "function", "function": {"name": "book"}}}  # fmt: skip
+    (call,) = chat.parse(**asked, **tools).choices[0].message.tool_calls
+    assert call.function.parsed_arguments.end.town in Town
+    with chat.stream(**asked, **tools) as stream:
+        kinds = {event.type for event in stream}
+        answer = stream.get_final_completion().choices[0]
+    assert "tool_calls.function.arguments.done" in kinds and answer.finish_reason == "tool_calls"
+    assert answer.message.tool_calls[0].function.parsed_arguments == call.function.parsed_arguments
+    with chat.stream(**asked, response_format=Trip, logprobs=True, top_logprobs=1) as stream:
+        kinds = {event.type for event in stream}
+        answer = stream.get_final_completion().choices[0]
+    assert {"content.done", "logprobs.content.done"} <= kinds
+    assert answer.message.parsed == whole.parsed
 
 
 def test_a_text_of_a_model_with_tools_that_calls_none(live: Any) -> None:

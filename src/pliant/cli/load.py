@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,6 +115,16 @@ Capacity = Annotated[
         help="Search the largest rate at which 99 % of texts miss at most a tenth of deadlines.",
     ),
 ]
+WarmUp = Annotated[
+    int,
+    typer.Option(
+        "--warm-up",
+        envvar="PLIANT_WARM_UP",
+        metavar="N",
+        min=0,
+        help="Requests to send one by one first, which do not count.",
+    ),
+]
 CsvFile = Annotated[
     Path | None,
     typer.Option("--csv", envvar="PLIANT_CSV", metavar="FILE", help="A line for each request."),
@@ -141,6 +151,7 @@ def load(
     between_deadline: BetweenDeadline = None,
     prefill_words: PrefillWords = None,
     capacity: Capacity = False,
+    warm_up: WarmUp = 3,
     seed: Seed = 0,
     csv: CsvFile = None,
     html: HtmlFile = None,
@@ -150,9 +161,10 @@ def load(
     """Send requests to a server when they are due, and measure what their users feel.
 
     Times count from when a request was due; tokens are counted by the server's usage. The
-    fluidity-index (arXiv 2407.07000) is the share of its deadlines that a text met.
+    fluidity-index (arXiv 2407.07000) is the share of its deadlines that a text met. After Ctrl-C
+    the requests that were answered are reported.
     """
-    from pliant.load import Deadlines, Endpoint, draw_arrivals, find_capacity, read_arrivals
+    from pliant.load import Deadlines, Endpoint, draw_arrivals, read_arrivals
 
     output = Output(as_json, quiet)
     endpoint = Endpoint(url=url, model=model, key=key, chat=chat, extra=_object(extra))
@@ -162,100 +174,150 @@ def load(
     )
     if arrivals not in ("poisson", "constant"):
         raise _usage(f"Arrivals of kind {arrivals!r} are unknown; use poisson or constant.")
-    run = _Run(endpoint, deadlines, output, _curve(endpoint, prefill_words, output))
+    if capacity and trace is not None:
+        raise _usage("A trace has a rate of its own, so there is none to search; leave out one of "
+                     "--trace and --capacity.")  # fmt: skip
 
-    def at_rate(wanted: float) -> LoadReport:
-        return run(
-            draw_arrivals(arrivals, wanted, requests, prompt_words, max_tokens, seed),  # type: ignore[arg-type]
-            f"{wanted:.3g} requests/s",
-        )
+    def at_rate(wanted: float) -> Sequence[Any]:
+        """The requests of a run at a rate."""
+        return draw_arrivals(arrivals, wanted, requests, prompt_words, max_tokens, seed)  # type: ignore[arg-type]
 
-    if capacity:
-        found = find_capacity(lambda wanted: at_rate(wanted).is_feasible, rate)
-        output.note(f"capacity {found:.3g} requests/s")
-        report = at_rate(found) if found else run.last
-    else:
-        found = None
-        report = run(read_arrivals(trace), str(trace)) if trace else at_rate(rate)
-    _write(run, report, csv, html, url)
-    _emit(output, report, found, run.curve)
+    given = at_rate(rate) if trace is None else read_arrivals(trace)
+    run = _Run(endpoint, deadlines, output)
+    run.warm_up([given[0]] * warm_up)
+    run.fit(_sizes(prefill_words))
+    found: float | None = None
+    try:
+        if capacity:
+            found = run.search(at_rate, rate)
+        else:
+            run(given, str(trace) if trace else f"{rate:.3g} requests/s")
+    except KeyboardInterrupt:
+        run.interrupted = True
+    _write(run, csv, html, url)
+    _emit(output, run, found)
+    _judge(run)
 
 
 class _Run:
     """Runs one load after another, each with prompts that no run before it had."""
 
-    def __init__(
-        self, endpoint: Endpoint, deadlines: Deadlines, output: Output, curve: PrefillCurve | None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, deadlines: Deadlines, output: Output) -> None:
         self._endpoint, self.deadlines, self._output = endpoint, deadlines, output
-        self.curve = curve
+        self.curve: PrefillCurve | None = None
         self.records: list[RequestRecord] = []
         self._number = 0
-        self.last: Any = None
+        self.report: Any = None
+        #: The largest that any run reached, while nearly all its texts were fluid.
+        self.fluid_token_rate = 0.0
+        self.interrupted = False
+
+    def warm_up(self, arrivals: Sequence[Any]) -> None:
+        """Send some requests one by one, whose times do not count; a failure ends it."""
+        from pliant.load import run_load
+
+        for arrival in arrivals:
+            records, _ = asyncio.run(run_load(self._endpoint, [arrival], first_number=self._number))
+            self._number += 1
+            if not records[0].times:
+                return
+
+    def fit(self, sizes: Sequence[int]) -> None:
+        """Measure prompts of these sizes alone, and fit deadlines to them."""
+        from pliant.load import fit_prefill_curve, profile_prefill
+
+        if not sizes:
+            return
+        points = asyncio.run(profile_prefill(self._endpoint, sizes))
+        curve = fit_prefill_curve([tokens for tokens, _ in points], [time for _, time in points])
+        self.curve = curve
+        self._output.note(
+            f"first token of S tokens: {curve.constant / 1e6:.2f} + {curve.linear / 1e6:.4f} S + "
+            f"{curve.square / 1e6:.3g} S^2 ms"
+        )
+
+    def search(self, at_rate: Callable[[float], Sequence[Any]], guess: float) -> float:
+        """The capacity in requests a second; the last run is one at it, if there is any."""
+        from pliant.load import find_capacity
+
+        def run(wanted: float) -> LoadReport:
+            return self(at_rate(wanted), f"{wanted:.3g} requests/s")
+
+        found = find_capacity(lambda wanted: run(wanted).is_feasible, guess)
+        self._output.note(f"capacity {found:.3g} requests/s")
+        if found:
+            run(found)
+        return found
 
     def __call__(self, arrivals: Sequence[Any], name: str) -> LoadReport:
-        from pliant.load import run_load, summarize
+        from pliant.load import run_load
 
+        done: list[RequestRecord] = []
+        number, self._number = self._number, self._number + len(arrivals)
         with self._output.progress() as progress:
-            done = 0
 
             def count(record: RequestRecord) -> None:
-                nonlocal done
-                done += 1
-                progress(name, done, len(arrivals))
+                done.append(record)
+                progress(name, len(done), len(arrivals))
 
-            self.records, late = asyncio.run(
-                run_load(self._endpoint, arrivals, count, self._number)
-            )
-        self._number += len(arrivals)
-        self.last = report = summarize(self.records, self.deadlines, self.curve, late)
+            try:
+                asyncio.run(run_load(self._endpoint, arrivals, count, number))
+            finally:
+                # However it ends, what was measured is kept.
+                report = self._keep(done, len(arrivals))
         self._output.note(
             f"{name}: {report.fluid_share:.0%} of texts fluid, "
             f"{report.tokens_per_second:.1f} token/s, {report.failed} failed"
         )
         return report
 
+    def _keep(self, records: Sequence[RequestRecord], wanted: int) -> LoadReport:
+        from pliant.load import summarize
 
-def _curve(endpoint: Endpoint, words: str | None, output: Output) -> PrefillCurve | None:
-    from pliant.load import fit_prefill_curve, profile_prefill
+        self.records = sorted(records, key=lambda record: record.arrived)
+        left = wanted - len(records)
+        report = summarize(self.records, self.deadlines, self.curve, unfinished=left)
+        self.report = report
+        if not left:
+            self.fluid_token_rate = max(self.fluid_token_rate, report.fluid_token_rate)
+        return report
 
+
+def _sizes(words: str | None) -> list[int]:
     if words is None:
-        return None
+        return []
     try:
         sizes = [int(part) for part in words.split(",")]
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1:
         raise _usage(f"{words!r} are no sizes of prompts; write them like 16,64,256.")
-    points = asyncio.run(profile_prefill(endpoint, sizes))
-    curve = fit_prefill_curve([tokens for tokens, _ in points], [time for _, time in points])
-    output.note(
-        f"first token of S tokens: {curve.constant / 1e6:.2f} + {curve.linear / 1e6:.4f} S + "
-        f"{curve.square / 1e6:.3g} S^2 ms"
-    )
-    return curve
+    return sizes
 
 
-def _write(run: _Run, report: LoadReport, csv: Path | None, html: Path | None, url: str) -> None:
+def _write(run: _Run, csv: Path | None, html: Path | None, url: str) -> None:
     if csv is not None:
-        lines = ["arrived_ns,words,prompt_tokens,tokens,first_token_ns,last_token_ns,error"]
-        for record in run.records:
-            first, last = (record.times[0], record.times[-1]) if record.times else ("", "")
-            error = '"' + (record.error or "").replace('"', "'") + '"'
-            lines.append(
-                f"{record.arrived},{record.words},{record.prompt_tokens},{len(record.times)},"
-                f"{first},{last},{error}"
-            )
-        csv.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        from pliant.load.table import render_csv
+
+        csv.write_text(render_csv(run.records, run.deadlines, run.curve), encoding="utf-8")
     if html is not None:
         from pliant.load.page import render_page
 
-        html.write_text(render_page(url, report, run.records, run.deadlines), encoding="utf-8")
+        html.write_text(render_page(url, run.report, run.records, run.deadlines), encoding="utf-8")
 
 
-def _emit(
-    output: Output, report: LoadReport, found: float | None, curve: PrefillCurve | None
-) -> None:
+def _emit(output: Output, run: _Run, found: float | None) -> None:
+    report, curve = run.report, run.curve
+    data = {
+        **msgspec.to_builtins(report),
+        "fluid_token_rate": run.fluid_token_rate,
+        "capacity": found,
+        "prefill_curve": None if curve is None else msgspec.to_builtins(curve),
+    }
+    output.emit(data, *_timings(report), facts(_facts(report, run.fluid_token_rate, found)))
+
+
+def _timings(report: LoadReport) -> list[Any]:
     rows = [
         (name, *(f"{1000 * value:.1f}" for value in msgspec.structs.astuple(sample)[1:]))
         for name, sample in (
@@ -266,22 +328,49 @@ def _emit(
         )
         if sample is not None
     ]
+    columns = ("ms", ">mean", ">p50", ">p90", ">p99", ">most")
+    return [table("", columns, rows)] if rows else []
+
+
+def _facts(
+    report: LoadReport, fluid_token_rate: float, found: float | None
+) -> list[tuple[str, object]]:
+    unfinished = f", {report.unfinished} not finished" if report.unfinished else ""
     lines: list[tuple[str, object]] = [
-        ("requests", f"{report.requests}, {report.failed} failed"),
+        ("requests", f"{report.requests}, {report.failed} failed{unfinished}"),
+        *(("failed", f"{count} x {reason}") for reason, count in report.errors.items()),
         ("throughput", f"{report.requests_per_second:.2f} requests/s, "
                        f"{report.tokens_per_second:.1f} token/s"),
+    ]  # fmt: skip
+    if report.fluidity:
+        mean, least = sum(report.fluidity) / len(report.fluidity), min(report.fluidity)
+        lines.append(("fluidity-index", f"{mean:.3f} mean, {least:.3f} least"))
+    lines += [
         ("fluid texts", f"{report.fluid_share:.0%}; missed deadlines p99 {report.missed_p99:.0%}"),
+        ("fluid token rate", f"{fluid_token_rate:.1f} token/s" if fluid_token_rate
+                             else "none: fewer than 99 % of texts were fluid"),
         ("sent late", f"{1000 * report.most_late_start:.1f} ms at most"),
     ]  # fmt: skip
+    if report.uncounted:
+        lines.append(("tokens", f"of {report.uncounted} answers the server did not count them; "
+                                "each piece of text counts as one"))  # fmt: skip
     if found is not None:
         lines.append(("capacity", f"{found:.3g} requests/s"))
-    data = {
-        **msgspec.to_builtins(report),
-        "capacity": found,
-        "prefill_curve": None if curve is None else msgspec.to_builtins(curve),
-    }
-    columns = ("ms", ">mean", ">p50", ">p90", ">p99", ">most")
-    output.emit(data, table("", columns, rows), facts(lines))
+    return lines
+
+
+def _judge(run: _Run) -> None:
+    """Fail where the run was stopped, or measured nothing."""
+    from pliant.errors import DataError
+
+    report = run.report
+    if run.interrupted:
+        raise DataError(
+            f"Interrupted; this is what {report.requests} of "
+            f"{report.requests + report.unfinished} requests measured."
+        )
+    if report.failed == report.requests:
+        raise DataError(f"None of {report.requests} requests was answered.")
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,6 +142,16 @@ Rate = Annotated[
         help="Of one client; 0 is no limit.",
     ),
 ]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin",
+        envvar="PLIANT_ALLOW_ORIGIN",
+        metavar="ORIGIN",
+        help="Pages that may use this server from a browser, as https://HOST; repeatable (only "
+        "its own).",
+    ),
+]
 DrainTime = Annotated[
     float | None,
     typer.Option(
@@ -170,6 +181,7 @@ def serve(
     auto: Auto = None,
     share_prefixes: SharePrefixes = False,
     requests_per_minute: Rate = 0,
+    allow_origin: AllowedOrigins = None,
     drain_time: DrainTime = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -206,6 +218,7 @@ def serve(
         max_waiting=max_waiting,
         step_seconds=0.05 if step_time is None else step_time,
         share_prefixes=share_prefixes,
+        origins=tuple(allow_origin or ()),
         drain_seconds=30 if drain_time is None else round(drain_time),
         guard=GuardLimits(requests_per_minute=requests_per_minute),
     )
@@ -239,7 +252,8 @@ _writing = threading.Lock()
 
 def _log(record: dict[str, Any]) -> None:
     """One JSON line on stderr."""
-    line = msgspec.json.encode(record).decode() + "\n"
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = msgspec.json.encode({"time": now, **record}).decode() + "\n"
     with _writing:
         sys.stderr.write(line)
         sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +36,7 @@ def draw_arrivals(
 
     `UsageError` for a rate, count or size that is not positive.
     """
-    if rate <= 0 or min(count, words, max_tokens) < 1:
+    if not 0 < rate < math.inf or min(count, words, max_tokens) < 1:
         raise UsageError(
             f"{count} requests of {words} words and {max_tokens} tokens at {rate:g} a second make "
             "no load; give positive numbers."

@@ -9,7 +9,9 @@ Where this deviates from the published program: times are integer nanoseconds, b
 a quotient of floats is off by one at whole periods (0.75 / 0.05 gives 14); the smallest period is
 found by bisection to the nanosecond instead of to 0.1 ms; the prefill deadline is a quadratic with
 coefficients that are not negative instead of a random forest, which cannot say anything about
-prompts longer than those it saw.
+prompts longer than those it saw; a request that failed has missed all its deadlines; percentiles
+are values of the sample (the nearest rank) and not between two of them. As there, tokens are timed
+where the client receives them, and those of one piece of a stream have one time.
 """
 
 from __future__ import annotations

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from pliant.errors import DataError, UnsupportedError
+from pliant.load.answers import read_record
 from pliant.load.arrivals import Arrival
-from pliant.load.record import RequestRecord, token_times
-from pliant.load.wire import Reply, exchange
+from pliant.load.record import RequestRecord
+from pliant.load.wire import check_address, exchange
 
 #: Seconds after which a request counts as failed.
 REQUEST_SECONDS = 300.0
@@ -59,8 +60,10 @@ async def run_load(
     """Send each request when it is due, however many are still running; the records in order.
 
     Also returns the most nanoseconds that a request was sent late, which says whether this
-    machine could keep up. `UnsupportedError` where h11 is missing.
+    machine could keep up. `UsageError` for a URL that is none, `UnsupportedError` where h11 is
+    missing.
     """
+    check_address(endpoint.url)
     start = time.monotonic_ns() + 1_000_000
     late = 0
     tasks = []
@@ -77,7 +80,8 @@ async def profile_prefill(
 ) -> list[tuple[int, int]]:
     """`(tokens, nanoseconds)` until the first token of prompts of some sizes, one at a time.
 
-    The least time of `repeats` for each. `DataError` where the server answers none.
+    The least time of `repeats` for each; words, where the server does not count tokens.
+    `DataError` where it answers none.
     """
     found: dict[int, int] = {}
     number = 1_000_000
@@ -87,7 +91,7 @@ async def profile_prefill(
             records, _ = await run_load(endpoint, [Arrival(0, size, 1)], first_number=number)
             if not records[0].times:
                 raise DataError(f"A prompt of {size} words was not answered: {records[0].error}.")
-            tokens, first = records[0].prompt_tokens, records[0].gaps[0]
+            tokens, first = records[0].size, records[0].gaps[0]
             found[tokens] = min(first, found.get(tokens, first))
     return sorted(found.items())
 
@@ -99,13 +103,18 @@ async def _ask(
     due: int,
     done: Callable[[RequestRecord], None],
 ) -> RequestRecord:
+    late = time.monotonic_ns() - due
     try:
         record = await _stream(endpoint, arrival, number, due)
     except UnsupportedError:
         raise
+    except TimeoutError:
+        said = f"no end within {REQUEST_SECONDS:g} s"
+        record = RequestRecord(arrived=due, words=arrival.words, error=said)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         record = RequestRecord(arrived=due, words=arrival.words, error=said)
+    record = msgspec.structs.replace(record, late=late)
     done(record)
     return record
 
@@ -116,36 +125,3 @@ async def _stream(endpoint: Endpoint, arrival: Arrival, number: int, due: int) -
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     body = msgspec.json.encode(endpoint.body(arrival.words, arrival.max_tokens, number))
     return read_record(await exchange(base + path, headers, body, REQUEST_SECONDS), arrival, due)
-
-
-def read_record(reply: Reply, arrival: Arrival, due: int) -> RequestRecord:
-    """What a streamed answer says of its request."""
-    if reply.status != 200:
-        return RequestRecord(arrived=due, words=arrival.words, error=f"status {reply.status}")
-    pieces: list[tuple[int, int]] = []
-    usage: dict[str, Any] = {}
-    for came, event in _events(reply):
-        if "error" in event:
-            message = str((event["error"] or {}).get("message", event["error"]))
-            return RequestRecord(arrived=due, words=arrival.words, error=message)
-        usage = event.get("usage") or usage
-        for choice in event.get("choices") or []:
-            text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-            if text:
-                pieces.append((came, len(text)))
-    tokens = int(usage.get("completion_tokens") or len(pieces))
-    return RequestRecord(
-        arrived=due,
-        times=token_times(pieces, tokens),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        words=arrival.words,
-    )
-
-
-def _events(reply: Reply) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a stream and when they came, up to its end."""
-    for came, line in reply.lines():
-        if line == b"data: [DONE]":
-            return
-        if line.startswith(b"data: "):
-            yield came, msgspec.json.decode(line.removeprefix(b"data: "))

@@ -39,6 +39,7 @@ def render_page(
             [gap / 1e6 for of_one in gaps for gap in of_one[1:]],
             deadlines.between / 1e6,
         ),
+        _curve("Missed deadlines", [100 * (1 - index) for index in report.fluidity], 10, "%"),
     ]
     return "\n".join([*parts, "</body></html>", ""])
 
@@ -46,11 +47,13 @@ def render_page(
 def _facts(report: LoadReport) -> str:
     errors = "; ".join(f"{count} × {escape(reason)}" for reason, count in report.errors.items())
     failed = f", {report.failed} of them failed ({errors})," if report.failed else ""
+    left = f" {report.unfinished} more were not finished." if report.unfinished else ""
+    index = sum(report.fluidity) / max(len(report.fluidity), 1)
     return (
         f"<p>{report.requests} requests{failed} in {report.duration:.1f} s: "
         f"{report.requests_per_second:.2f} requests/s, {report.tokens_per_second:.1f} token/s. "
-        f"{report.fluid_share:.0%} of texts are fluid; the 99th percentile of missed deadlines is "
-        f"{report.missed_p99:.0%}.</p>"
+        f"The mean fluidity-index is {index:.3f}; {report.fluid_share:.0%} of texts are fluid; the "
+        f"99th percentile of missed deadlines is {report.missed_p99:.0%}.{left}</p>"
     )
 
 
@@ -72,8 +75,8 @@ def _row(name: str, found: Percentiles) -> str:
     return f"<tr><td>{name}</td><td>{found.n}</td>{numbers}</tr>"
 
 
-def _curve(title: str, sample: Sequence[float], deadline: float) -> str:
-    """The cumulative distribution of milliseconds, with the deadline."""
+def _curve(title: str, sample: Sequence[float], deadline: float, unit: str = "ms") -> str:
+    """The cumulative distribution of a sample, with the deadline or another bound."""
     if not sample:
         return ""
     values = sorted(sample)
@@ -85,12 +88,12 @@ def _curve(title: str, sample: Sequence[float], deadline: float) -> str:
         f"{_HEIGHT * (1 - (place + 1) / len(values)):.1f}"
         for number, place in enumerate(places)
     )
-    at = deadline / most * _WIDTH
+    at, bound = deadline / most * _WIDTH, "deadline" if unit == "ms" else "bound"
     return (
-        f'<h2>{title}, ms</h2><svg viewBox="0 -10 {_WIDTH} {_HEIGHT + 30}" role="img" '
+        f'<h2>{title}, {unit}</h2><svg viewBox="0 -10 {_WIDTH} {_HEIGHT + 30}" role="img" '
         f'aria-label="Cumulative distribution of {title.lower()}">'
         f'<path d="{points}"/><line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{_HEIGHT}"/>'
-        f'<text x="{at + 4:.1f}" y="{_HEIGHT + 14}">deadline {deadline:g}</text>'
+        f'<text x="{at + 4:.1f}" y="{_HEIGHT + 14}">{bound} {deadline:g}</text>'
         f'<text x="0" y="{_HEIGHT + 14}">0</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{most:.0f}</text></svg>'
     )

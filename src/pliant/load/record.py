@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pliant.load.fluidity import Deadlines, PrefillCurve, fluidity, sustainable_gap
+from pliant.load.fluidity import Deadlines, Fluidity, PrefillCurve, fluidity, sustainable_gap
 
 #: A run is in capacity where 99 of 100 requests miss at most one deadline in ten.
 FEASIBLE_PERCENT, FEASIBLE_MISSES = 99, 0.1
@@ -18,7 +18,9 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `arrived` is when it was due, whether the generator was in time or not, so that a stalled
     server cannot hide requests that would have come meanwhile (coordinated omission). `times` has
-    an entry for each token, when its piece of text came. `error` is why there are none.
+    an entry for each token, when its piece of text came. `error` is why there are none. `late` is
+    how long after it was due it was sent. `counted` says whether the server counted the tokens;
+    where it did not, each piece of text is one.
     """
 
     arrived: int
@@ -26,6 +28,13 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     words: int = 0
     error: str | None = None
+    late: int = 0
+    counted: bool = True
+
+    @property
+    def size(self) -> int:
+        """Tokens of the prompt, or its words where the server did not count."""
+        return self.prompt_tokens or self.words
 
     @property
     def gaps(self) -> list[int]:
@@ -52,7 +61,9 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     the mean), `normalized` (time of the whole request by token). `fluidity` are the indices of
     requests, `fluid_share` those that missed at most one deadline in ten, and `token_rates` what
     the published program calls throughput: 1 / mean TPOT, 1 / p99 TBT, 1 / p99 of the shortest
-    sustainable gaps. Requests that failed count as having missed all.
+    sustainable gaps. Requests that failed count as having missed all, and those that were
+    `unfinished` when the run was stopped do not count. `uncounted` were answered by a server that
+    did not say how many tokens they have.
     """
 
     requests: int
@@ -72,6 +83,16 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     missed_p99: float
     token_rates: tuple[float, float, float] | None
     most_late_start: float = 0.0
+    uncounted: int = 0
+    unfinished: int = 0
+
+    @property
+    def fluid_token_rate(self) -> float:
+        """Tokens a second if 99 of 100 requests were fluid, else 0.
+
+        The fluid token generation rate of a server is the largest over all rates of requests.
+        """
+        return self.tokens_per_second if self.fluid_share >= FEASIBLE_PERCENT / 100 else 0.0
 
     @property
     def is_feasible(self) -> bool:
@@ -106,9 +127,10 @@ def summarize(
     deadlines: Deadlines,
     curve: PrefillCurve | None = None,
     most_late_start: int = 0,
+    unfinished: int = 0,
 ) -> LoadReport:
     """The report of a run. With a `curve` the deadline of a first token is the curve's time for
-    its prompt and `deadlines.first` more.
+    its prompt and `deadlines.first` more. A request is late if its record or the caller says so.
     """
     answered = [record for record in records if record.times]
     failed = [record for record in records if not record.times]
@@ -117,7 +139,8 @@ def summarize(
     duration = (max(ends, default=start) - start) / 1e9
     tokens = sum(len(record.times) for record in answered)
     gaps = [record.gaps for record in answered]
-    indices = [_index(record, deadlines, curve) for record in answered] + [0.0] * len(failed)
+    indices = [judge(record, deadlines, curve).index for record in answered]
+    indices += [0.0] * len(failed)
     between = [gap for of_one in gaps for gap in of_one[1:]]
     per_token = [sum(of_one[1:]) / (len(of_one) - 1) for of_one in gaps if len(of_one) > 1]
     return LoadReport(
@@ -138,7 +161,9 @@ def summarize(
         / max(len(indices), 1),
         missed_p99=percentile([1 - index for index in indices], FEASIBLE_PERCENT),
         token_rates=_rates(gaps, between, per_token),
-        most_late_start=most_late_start / 1e9,
+        most_late_start=max([most_late_start, *(record.late for record in records)]) / 1e9,
+        uncounted=sum(not record.counted for record in answered),
+        unfinished=unfinished,
     )
 
 
@@ -150,11 +175,11 @@ def percentile(sample: Sequence[float], percent: float) -> float:
     return sorted(sample)[max(int(place), 1) - 1]
 
 
-def _index(record: RequestRecord, deadlines: Deadlines, curve: PrefillCurve | None) -> float:
+def judge(record: RequestRecord, deadlines: Deadlines, curve: PrefillCurve | None) -> Fluidity:
+    """The deadlines that one answered request met."""
     if curve is not None:
-        first = curve(record.prompt_tokens) + deadlines.first
-        deadlines = Deadlines(first, deadlines.between)
-    return fluidity(record.gaps, deadlines).index
+        deadlines = Deadlines(curve(record.size) + deadlines.first, deadlines.between)
+    return fluidity(record.gaps, deadlines)
 
 
 def _rates(

@@ -37,15 +37,26 @@ class Reply(msgspec.Struct, frozen=True):
             yield came, rest
 
 
+def check_address(url: str) -> None:
+    """`UsageError` for what is no address of a server."""
+    parts = urlsplit(url)
+    try:
+        known = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise UsageError(f"{url!r} is no address; write http://HOST:PORT.")
+
+
 async def exchange(url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Reply:
     """POST `body` and read until the server closes; `TimeoutError` after `seconds`.
 
     `OSError` where nobody answers, `DataError` where the answer is not HTTP or breaks off,
     `UsageError` for an address that is none, `UnsupportedError` where h11 is missing.
     """
+    check_address(url)
     parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise UsageError(f"{url!r} is no address; write http://HOST:PORT.")
+    assert parts.hostname is not None, "an address has a host"
     reader = _reader()
     sent = reader.request(parts.path or "/", parts.netloc, headers, body)
     asked = asyncio.get_running_loop().create_connection(

@@ -14,7 +14,7 @@ import msgspec
 
 from pliant.runtime.text_engine import TextEngine
 from pliant.serve.api.choices import Answer, Choice
-from pliant.serve.api.errors import ApiError
+from pliant.serve.api.errors import ApiError, api_error
 from pliant.serve.api.requests import TextRequest
 from pliant.serve.engine_room import EngineRoom
 from pliant.serve.event_stream import EventStream
@@ -84,21 +84,22 @@ class Service:
             raise ApiError(503, "The server is closing; ask another one.", code="closing",
                            headers={"Retry-After": "5"})  # fmt: skip
         request = read(await http.body())
-        cut = self.subnets.resolve(
+        cuts = self.subnets.candidates(
             request.model,
             self.full_lines(),
             smallest=request.smallest_cut,
-            hurry=request.prefer_latency,
+            prefer=request.prefer,
         )
         stack = AsyncExitStack()
         try:
-            engine = await stack.enter_async_context(self.subnets.engine(cut))
+            cut, engine = await self.subnets.open_any(cuts, stack)
             answering = await self.prepare(lambda: _Answering(self, request, engine, cut, http))
             answering.texts.submit()
         except BaseException:
             await stack.aclose()
             raise
-        self.metrics.request(self.subnets.model_name(cut))
+        name = self.subnets.model_name(cut)
+        self.metrics.request(name, request.num_choices, request.max_tokens)
         if request.stream:
             return answering.events(stack)
         async with stack:
@@ -114,11 +115,12 @@ class _Answering:
         self._service, self._request, self._engine = service, request, engine
         self._client: str = http.scope["pliant.client"]
         self._id: str = http.scope["pliant.request_id"]
+        self._failure: ApiError | None = None
+        self._begun: set[int] = set()
         model = service.subnets.model_name(cut)
         self._answer = Answer(request, model)
         self.headers = {"X-Pliant-Subnet": model, "X-Request-Id": self._id}
-        if request.unknown:
-            self.headers["Warning"] = '299 pliant "ignored: ' + _ascii(request.unknown) + '"'
+        self.headers |= warning_of(request.unknown)
         self.texts = Texts(
             request,
             engine,
@@ -146,13 +148,21 @@ class _Answering:
 
     async def _stream(self) -> AsyncIterator[list[bytes]]:
         """The objects of a stream as JSON, in order, all that are there at a time."""
-        began: set[int] = set()
+        try:
+            async for objects in self._objects():
+                yield objects
+        except Exception as error:
+            self._failure = api_error(error)
+            # Of use where nothing has been sent yet, and the answer is that of the error.
+            self._failure.headers.update(self.headers)
+            raise self._failure from error
+
+    async def _objects(self) -> AsyncIterator[list[bytes]]:
         async for come in self.texts.events():
             objects: list[bytes] = []
             for index, event in come:
                 choice = self._choices[index]
-                first = choice.first_delta() if index not in began else None
-                began.add(index)
+                first = choice.first_delta() if self._begins(index) else None
                 entries = ([first] if first else []) + choice.push(event)
                 objects += [self._answer.chunk([entry]) for entry in entries]
                 self._note_end(index, event.finish_reason)
@@ -176,7 +186,11 @@ class _Answering:
             for task in (collecting, leaving):
                 task.cancel()
             await asyncio.gather(collecting, leaving, return_exceptions=True)
-            self.close(not collecting.done() or collecting.cancelled())
+            if collecting.cancelled() or collecting.exception() is None:
+                self.close(collecting.cancelled())
+            else:
+                # Whoever turns the error into an answer says so in the log.
+                self.texts.cancel()
         choices = [choice.whole() for choice in self._choices]
         body = msgspec.json.encode(self._answer.whole(choices, self.texts.usage.body()))
         return Response(body, media_type="application/json", headers=self.headers)
@@ -184,16 +198,21 @@ class _Answering:
     def close(self, gone: bool) -> None:
         """The answer is at an end; what still runs is cancelled."""
         self.texts.cancel()
-        if gone:
+        failure, ended = self._failure, {}
+        if failure is not None:
+            self._service.metrics.refused(failure.status)
+            ended = {"status": failure.status, "message": str(failure)}
+        elif gone:
             self._service.metrics.cancelled()
         self._service.log(
             {
-                "event": "gone" if gone else "answered",
+                "event": "failed" if failure else "gone" if gone else "answered",
                 "request": self._id,
                 "client": self._client,
                 "model": self._answer.model,
                 "seconds": round((time.monotonic_ns() - self.texts.started) / 1e9, 4),
                 **msgspec.structs.asdict(self.texts.usage),
+                **ended,
             }
         )
 
@@ -201,7 +220,16 @@ class _Answering:
         async for come in self.texts.events():
             for index, event in come:
                 self._choices[index].push(event)
+                self._begins(index)
                 self._note_end(index, event.finish_reason)
+
+    def _begins(self, index: int) -> bool:
+        """Whether this is the first that comes of a text, which is then noted."""
+        if index in self._begun:
+            return False
+        self._begun.add(index)
+        self._service.metrics.first_token(self.texts.started, self.texts.times[index][0])
+        return True
 
     def _note_end(self, index: int, reason: str | None) -> None:
         if reason is not None:
@@ -215,7 +243,10 @@ async def _gone(http: Request) -> None:
         pass
 
 
-def _ascii(names: tuple[str, ...]) -> str:
-    """Names of fields for a header: printable ASCII without quotes, and not too many."""
-    text = ", ".join(names)[:200]
-    return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in text)
+def warning_of(unknown: tuple[str, ...]) -> dict[str, str]:
+    """The header that names fields which were ignored, if any were."""
+    if not unknown:
+        return {}
+    text = ", ".join(unknown)[:200]
+    said = (c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in text)
+    return {"Warning": '299 pliant "ignored: ' + "".join(said) + '"'}

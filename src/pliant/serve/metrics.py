@@ -16,7 +16,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 #: Subnets that have a series of their own.
 _MAX_SERIES = 64
-_SHARES = (0.1, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
+_CHOICES = (1, 2, 5, 10, 20)
+#: A fluid text has an index of 0.9 or more, so there is a bound just below it.
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.8, 0.85, 0.899, 0.9, 0.95, 0.99, 1.0)
 
 
 class Metrics:
@@ -29,8 +31,8 @@ class Metrics:
         self._model, self._deadlines = model, deadlines
         self._named: set[str] = set()
 
-        def histogram(name: str, text: str, bounds: Iterable[float]) -> _Histogram:
-            made = _Histogram(name, text, model, bounds)
+        def histogram(name: str, text: str, bounds: Iterable[float], *also: str) -> _Histogram:
+            made = _Histogram((name, *also), text, model, bounds)
             self.registry.register(made)
             return made
 
@@ -39,9 +41,15 @@ class Metrics:
 
         self._first = histogram("vllm:time_to_first_token_seconds", "From request to first token",
                                 _SECONDS)  # fmt: skip
-        self._between = histogram("vllm:inter_token_latency_seconds", "Between tokens", _SECONDS)
-        self._per_token = histogram("vllm:time_per_output_token_seconds",
+        # The second is the older name, which many dashboards still ask for.
+        self._between = histogram("vllm:inter_token_latency_seconds", "Between tokens", _SECONDS,
+                                  "vllm:time_per_output_token_seconds")  # fmt: skip
+        self._per_token = histogram("vllm:request_time_per_output_token_seconds",
                                     "Mean time between the tokens of a text", _SECONDS)  # fmt: skip
+        self._decode = histogram("vllm:request_decode_time_seconds",
+                                 "From first to last token", _SECONDS)  # fmt: skip
+        self._choices = histogram("vllm:request_params_n", "Texts asked for at once", _CHOICES)
+        self._limits = histogram("vllm:request_params_max_tokens", "Most tokens asked for", _TOKENS)
         self._whole = histogram("vllm:e2e_request_latency_seconds", "From request to last token",
                                 _SECONDS)  # fmt: skip
         self._prompts = histogram("vllm:request_prompt_tokens", "Tokens of prompts", _TOKENS)
@@ -75,23 +83,30 @@ class Metrics:
         """A client went away before its answer was whole."""
         self._cancelled.labels(self._model).inc()
 
-    def request(self, subnet: str) -> None:
-        """A request begins on a subnet."""
+    def request(self, subnet: str, num_choices: int, max_tokens: int | None) -> None:
+        """A request begins on a subnet; `max_tokens` None has no limit to count."""
+        self._choices.observe(num_choices)
+        if max_tokens is not None:
+            self._limits.observe(max_tokens)
         # A client that asks for ever new cuts must not make ever new series.
         if len(self._named) < _MAX_SERIES:
             self._named.add(subnet)
         subnet = subnet if subnet in self._named else "others"
         self._cuts.labels(self._model, subnet).inc()
 
+    def first_token(self, started: int, time: int) -> None:
+        """A text has begun, which may be long before it ends, or is cancelled."""
+        self._first.observe((time - started) / 1e9)
+
     def text(self, started: int, times: list[int], prompt_tokens: int, reason: str) -> float:
         """A text is finished; times in nanoseconds. Returns its fluidity-index."""
         gaps = [later - earlier for earlier, later in zip([started, *times], times, strict=False)]
         index = fluidity(gaps, self._deadlines).index
-        self._first.observe(gaps[0] / 1e9)
         for gap in gaps[1:]:
             self._between.observe(gap / 1e9)
         if len(gaps) > 1:
             self._per_token.observe((times[-1] - times[0]) / (len(gaps) - 1) / 1e9)
+        self._decode.observe((times[-1] - times[0]) / 1e9)
         self._whole.observe((times[-1] - started) / 1e9)
         self._prompts.observe(prompt_tokens)
         self._written.observe(len(times))
@@ -107,8 +122,10 @@ class _Histogram:
     are several for each token.
     """
 
-    def __init__(self, name: str, text: str, model: str, bounds: Iterable[float]) -> None:
-        self._name, self._text, self._model = name, text, model
+    def __init__(
+        self, names: tuple[str, ...], text: str, model: str, bounds: Iterable[float]
+    ) -> None:
+        self._names, self._text, self._model = names, text, model
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
@@ -119,15 +136,16 @@ class _Histogram:
         self._sum += value * times
 
     def collect(self) -> Iterable[Any]:
-        """The family of its buckets, each with all below it."""
+        """The family of its buckets, each with all below it, under each of its names."""
         from prometheus_client.core import HistogramMetricFamily
         from prometheus_client.utils import floatToGoString
 
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
-        family.add_metric([self._model], buckets, self._sum)
-        yield family
+        for name in self._names:
+            family = HistogramMetricFamily(name, self._text, labels=["model_name"])
+            family.add_metric([self._model], buckets, self._sum)
+            yield family
 
 
 class _RoomCollector:
@@ -157,7 +175,10 @@ class _RoomCollector:
         for name, (text, value) in gauges.items():
             yield _family(GaugeMetricFamily, name, text, self._model, value)
         counters = {
-            "vllm:prompt_tokens": ("Tokens of prompts computed", counts["prompt_tokens"]),
+            "vllm:prompt_tokens": (
+                "Tokens of prompts, those of kept prefixes too",
+                counts["prompt_tokens"] + counts["reused_tokens"],
+            ),
             "vllm:generation_tokens": ("Tokens written", counts["written_tokens"]),
             "vllm:num_preemptions": ("Texts that gave their cache up", counts["preemptions"]),
             "vllm:prefix_cache_queries": (

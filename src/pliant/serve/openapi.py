@@ -22,17 +22,19 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
 _REFUSALS = {
     400: "The request cannot be answered as it stands.",
     401: "The key is missing or wrong.",
+    403: "Another web page asks, or one by a name that is not this server's.",
     404: "There is no such model or path.",
     408: "The body did not come in time.",
     413: "The body is too large.",
+    431: "The headers are too large.",
     429: "Too much is waiting, or this client asks too often; see `Retry-After`.",
     500: "The server failed.",
     503: "The server is closing, or too many subnets are in use; see `Retry-After`.",
     504: "The deadline of the request has passed.",
 }
-_OPEN_STATUSES = (500,)
-_GET_STATUSES = (401, 500)
-_POST_STATUSES = (400, 401, 408, 413, 429, 500)
+_OPEN_STATUSES = (403, 431, 500)
+_GET_STATUSES = (401, 403, 431, 500)
+_POST_STATUSES = (400, 401, 403, 408, 413, 429, 431, 500)
 
 
 def description() -> dict[str, Any]:
@@ -78,8 +80,8 @@ def _paths() -> dict[str, Any]:
         "/v1/subnets": {"get": _get("subnets", "SubnetList")},
         "/v1/completions": {"post": _texts("completions", "Completion")},
         "/v1/chat/completions": {"post": _texts("chat", "Chat")},
-        "/tokenize": {"post": _post("tokenize", "Tokenize", "Tokens")},
-        "/detokenize": {"post": _post("detokenize", "Detokenize", "Detokenized")},
+        "/tokenize": {"post": _post("tokenize", "Tokenize", "Tokens", 404)},
+        "/detokenize": {"post": _post("detokenize", "Detokenize", "Detokenized", 404)},
         "/tokenizer_info": {"get": _get("tokenizer_info", "TokenizerInfo")},
     }
 

@@ -1,4 +1,5 @@
-"""`patient_protocol`: uvicorn's HTTP protocol, which also ends connections of late headers.
+"""`patient_protocol`: uvicorn's HTTP protocol, which also ends connections of late headers, and
+whose own refusals are error objects.
 
 uvicorn waits for a request's line and headers as long as the client likes, so a few hundred
 connections that send a byte now and then would hold every file descriptor (slowloris).
@@ -45,6 +46,15 @@ def patient_protocol(header_seconds: float) -> Any:
             self._stop_timer()
             super().connection_lost(exc)
 
+        def send_400_response(self, msg: str) -> None:
+            """Refuse what is no HTTP, or has too long a head."""
+            most = self.conn._max_incomplete_event_size
+            said = f"The request is not HTTP, or its head has more than {most} bytes."
+            self.transport.write(
+                _whole("400 Bad Request", ApiError(400, said, code="invalid_http"))
+            )
+            self.transport.close()
+
         def _is_answering(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
 
@@ -67,10 +77,15 @@ def patient_protocol(header_seconds: float) -> Any:
 
 def _late(seconds: float) -> bytes:
     """A whole answer that says so."""
-    error = ApiError(408, f"The headers did not come within {seconds:g} s.")
+    said = f"The headers did not come within {seconds:g} s."
+    return _whole("408 Request Timeout", ApiError(408, said))
+
+
+def _whole(status: str, error: ApiError) -> bytes:
+    """An answer for those whom no application hears."""
     body = msgspec.json.encode(error.body)
     head = (
-        "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

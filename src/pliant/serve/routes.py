@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pliant.errors import DoesNotFitError
+from pliant.errors import DoesNotFitError, OutOfSpaceError
 from pliant.serve.api.errors import ApiError, api_error
-from pliant.serve.api.fields import Fields
 from pliant.serve.api.requests import read_chat, read_completion
-from pliant.serve.api.schemas import MAX_DETOKENIZED
-from pliant.serve.app import PAGE, PAGE_POLICY, Service
+from pliant.serve.app import PAGE, PAGE_POLICY, Service, warning_of
 from pliant.serve.openapi import description
-from pliant.serve.safety import Guard, GuardLimits, Keys
+from pliant.serve.origins import Origins
+from pliant.serve.safety import Guard, GuardLimits, Keys, Scope
 from pliant.serve.subnets import UnknownModelError
+from pliant.serve.tokenizing import (
+    Tokenizing,
+    describe_tokenizer,
+    read_detokenize,
+    read_tokenize,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
 Handler = Callable[["Service", "Request"], Awaitable[Any]]
 
 
-def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
-    """The ASGI application of a service, guarded."""
+def make_app(
+    service: Service, keys: Keys, limits: GuardLimits, origins: Origins | None = None
+) -> Any:
+    """The ASGI application of a service, guarded, for its own page and those of `origins`."""
     from starlette.applications import Starlette
     from starlette.routing import Route
 
@@ -41,6 +47,18 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
         yield
         service.close()
 
+    def refused(scope: Scope, error: ApiError) -> Response:
+        return _refused(service, scope, error)
+
+    async def no_path(request: Request, error: Exception) -> Response:
+        said = f"There is nothing at {request.url.path}."
+        return refused(request.scope, ApiError(404, said, code="unknown_url"))
+
+    async def no_method(request: Request, error: Exception) -> Response:
+        said, headers = f"{request.method} is not for {request.url.path}.", error.headers  # type: ignore[attr-defined]
+        return refused(request.scope, ApiError(405, said, code="wrong_method", headers=headers))
+
+    origins = origins or Origins()
     app = Starlette(
         routes=[
             route("/", "GET", _page),
@@ -57,9 +75,9 @@ def make_app(service: Service, keys: Keys, limits: GuardLimits) -> Any:
             route("/tokenizer_info", "GET", _tokenizer_info),
         ],
         lifespan=lifespan,
-        exception_handlers={404: _no_path, 405: _no_method},
+        exception_handlers={404: no_path, 405: no_method},
     )
-    return Guard(app, keys, limits)
+    return origins.around(Guard(app, keys, limits, origins, refused))
 
 
 def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
@@ -67,28 +85,34 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
 
     async def answer(request: Request) -> Any:
         """One request."""
-        request.scope["pliant.request_id"] = uuid.uuid4().hex
         try:
             response = await handler(service, request)
         except Exception as error:
-            failed = _failed(error)
-            service.metrics.refused(failed.status)
-            service.log(
-                {
-                    "event": "refused",
-                    "request": request.scope["pliant.request_id"],
-                    "client": request.scope["pliant.client"],
-                    "path": request.url.path,
-                    "status": failed.status,
-                    "message": f"{type(error).__name__}: {error}",
-                }
-            )
-            response = _error_response(failed)
+            response = _refused(service, request.scope, error)
         with contextlib.suppress(AttributeError):
             response.headers.setdefault("X-Request-Id", request.scope["pliant.request_id"])
         return response
 
     return answer
+
+
+def _refused(service: Service, scope: Scope, error: Exception) -> Response:
+    """The answer to a request that was refused or failed, which is counted and written down."""
+    failed = _failed(error)
+    service.metrics.refused(failed.status)
+    service.log(
+        {
+            "event": "refused" if failed.status < 500 else "failed",
+            "request": scope["pliant.request_id"],
+            "client": scope["pliant.client"],
+            "path": scope["path"],
+            "status": failed.status,
+            "message": f"{type(error).__name__}: {error}",
+        }
+    )
+    response = _json(failed.body, failed.status)
+    response.headers.update({**failed.headers, "X-Request-Id": scope["pliant.request_id"]})
+    return response
 
 
 def _failed(error: Exception) -> ApiError:
@@ -97,6 +121,8 @@ def _failed(error: Exception) -> ApiError:
             return ApiError(404, str(error), code="model_not_found", param="model")
         case DoesNotFitError():
             return ApiError(503, str(error), code="subnets_in_use", headers={"Retry-After": "5"})
+        case OutOfSpaceError():
+            return ApiError(503, str(error), code="out_of_memory", headers={"Retry-After": "5"})
     return api_error(error)
 
 
@@ -134,7 +160,9 @@ async def _models(service: Service, request: Request) -> Response:
 
 async def _model(service: Service, request: Request) -> Response:
     name = request.path_params["model"]
-    service.subnets.resolve(name, 0, smallest=None, hurry=False)
+    if not name:
+        return await _models(service, request)
+    service.subnets.resolve(name)
     return _json(_model_object(service, name))
 
 
@@ -155,37 +183,30 @@ async def _subnets(service: Service, request: Request) -> Response:
 
 
 async def _tokenize(service: Service, request: Request) -> Response:
-    fields = Fields.parse(await request.body())
-    text, other = fields.text("prompt"), fields.text("content")
-    special = fields.flag("add_special_tokens", True)
-    tokenizer = service.subnets.model.tokenizer
-    tokens = await service.prepare(
-        lambda: tokenizer.encode(text or other, add_bos=None if special else False)
-    )
-    context = service.subnets.model.artifact.spec.max_context
-    return _json({"tokens": tokens, "count": len(tokens), "max_model_len": context})
+    return await _tokenized(service, read_tokenize(await request.body()), _context(service))
 
 
 async def _detokenize(service: Service, request: Request) -> Response:
-    fields = Fields.parse(await request.body())
-    tokens = fields.items("tokens", MAX_DETOKENIZED)
-    if not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
-        raise fields.wrong("tokens", "a list of token ids")
-    tokenizer = service.subnets.model.tokenizer
-    text = await service.prepare(lambda: tokenizer.decode(tokens, skip_special=False))
-    return _json({"prompt": text, "content": text})
+    vocab_size = service.subnets.model.artifact.spec.vocab_size
+    return await _tokenized(service, read_detokenize(await request.body(), vocab_size), {})
+
+
+async def _tokenized(service: Service, asked: Tokenizing, more: Mapping[str, Any]) -> Response:
+    # All models here have one tokenizer; a name that is none is refused all the same.
+    service.subnets.resolve(asked.model)
+    found = await service.prepare(lambda: asked.run(service.subnets.model.tokenizer))
+    response = _json({**found, **more})
+    response.headers.update(warning_of(asked.unknown))
+    return response
 
 
 async def _tokenizer_info(service: Service, request: Request) -> Response:
-    tokenizer = service.subnets.model.tokenizer
-    kinds = ("bos_token", "eos_token", "pad_token", "unk_token")
-    names = {name: tokenizer.special_tokens.get(name) for name in kinds}
-    if names["eos_token"] is None and tokenizer.eos_ids:
-        names["eos_token"] = tokenizer.decode([min(tokenizer.eos_ids)], skip_special=False)
-    template = tokenizer.chat_template
-    source = None if template is None else template.templates.get("default")
-    context = service.subnets.model.artifact.spec.max_context
-    return _json({**names, "chat_template": source, "max_model_len": context})
+    described = describe_tokenizer(service.subnets.model.tokenizer)
+    return _json({**described, **_context(service)})
+
+
+def _context(service: Service) -> dict[str, int]:
+    return {"max_model_len": service.subnets.model.artifact.spec.max_context}
 
 
 async def _openapi(service: Service, request: Request) -> Response:
@@ -198,7 +219,7 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
         "object": "model",
         "created": service.started,
         "owned_by": "pliant",
-        "max_model_len": service.subnets.model.artifact.spec.max_context,
+        **_context(service),
     }
 
 
@@ -206,26 +227,3 @@ def _json(data: Any, status: int = 200) -> Response:
     from starlette.responses import Response
 
     return Response(msgspec.json.encode(data), status, media_type="application/json")
-
-
-def _error_response(error: ApiError) -> Response:
-    response = _json(error.body, error.status)
-    response.headers.update(error.headers)
-    return response
-
-
-async def _no_path(request: Request, error: Exception) -> Response:
-    return _error_response(
-        ApiError(404, f"There is nothing at {request.url.path}.", code="unknown_url")
-    )
-
-
-async def _no_method(request: Request, error: Exception) -> Response:
-    return _error_response(
-        ApiError(
-            405,
-            f"{request.method} is not for {request.url.path}.",
-            code="wrong_method",
-            headers=getattr(error, "headers", None),
-        )
-    )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
+import re
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -15,6 +18,7 @@ import msgspec
 
 from pliant.errors import UsageError
 from pliant.serve.api.errors import ApiError
+from pliant.serve.origins import Origins
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,14 +28,19 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN_PATHS = frozenset({"/", "/health"})
 #: Clients whose rate is remembered.
 _MAX_CLIENTS = 10_000
+#: How long a refused client may take to end its body.
+_DRAIN_SECONDS = 1.0
+#: What a client may give as the id of its request.
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that the headers of a request may take to come, bytes of a body and seconds for it,
+    """Bytes of a request's line and headers and seconds they may take to come, the same of a body,
     seconds a client may take to read what is sent, and requests a minute of one client (0: no
     limit).
     """
 
+    header_bytes: int = 32_768
     header_seconds: float = 10.0
     body_bytes: int = 4_000_000
     body_seconds: float = 15.0
@@ -45,12 +54,14 @@ class Keys:
     def __init__(self, lines: list[str]) -> None:
         self._hashes: list[tuple[str, bytes]] = []
         for place, line in enumerate(filter(None, map(str.strip, lines))):
-            name, separator, key = line.partition(":")
+            name, separator, key = map(str.strip, line.partition(":"))
             key = key if separator else name
             if len(key) < 8:
                 raise UsageError("A key has fewer than 8 characters; make longer ones.")
             shown = name if separator else f"key-{place}"
-            self._hashes.append((shown, hashlib.sha256(key.encode()).digest()))
+            self._hashes.append(
+                (shown, hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest())
+            )
 
     @classmethod
     def read(cls, path: Path | None, listed: str | None) -> Keys:
@@ -61,7 +72,7 @@ class Keys:
                 text = path.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"The keys in {path} cannot be read: {error}.") from error
-            lines += [line for line in text.splitlines() if not line.startswith("#")]
+            lines += [line for line in text.splitlines() if not line.lstrip().startswith("#")]
             if not any(map(str.strip, lines)):
                 raise UsageError(f"{path} holds no key; write one a line.")
         return cls(lines)
@@ -75,7 +86,8 @@ class Keys:
         Every key is compared, in constant time, whichever it is.
         """
         scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        # A header was decoded byte by byte, so this gives back the bytes that came.
+        given = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
         found: str | None = None
         for name, known in self._hashes:
             if hmac.compare_digest(given, known):
@@ -115,11 +127,20 @@ class Guard:
     """ASGI middleware: who is it, how often, how large; refusals are error objects.
 
     `scope["pliant.client"]` names the client for those behind it: its key, or its address;
-    `pliant.send` is the way to the client without a time limit, for streams that keep their own.
+    `pliant.request_id` is its `X-Request-Id` or a new one; `pliant.send` is the way to the client
+    without a time limit, for streams that keep their own. `refused` is told of each refusal.
     """
 
-    def __init__(self, app: Any, keys: Keys, limits: GuardLimits) -> None:
+    def __init__(
+        self,
+        app: Any,
+        keys: Keys,
+        limits: GuardLimits,
+        origins: Origins | None = None,
+        refused: Callable[[Scope, ApiError], object] = lambda scope, error: None,
+    ) -> None:
         self._app, self._keys, self._limits = app, keys, limits
+        self._origins, self._refused = origins or Origins(), refused
         self._rate = RateLimit(limits.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,20 +149,32 @@ class Guard:
             await self._app(scope, receive, send)
             return
         sent = _Sender(send, self._limits.send_seconds)
+        given = _header(scope, b"x-request-id")
+        scope["pliant.request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         try:
             self._admit(scope)
             body = await self._body(scope, receive)
         except ApiError as error:
+            self._refused(scope, error)
+            await self._drain(receive)
+            error.headers.setdefault("X-Request-Id", scope["pliant.request_id"])
             await refuse(sent, error)
             return
         scope["pliant.limits"], scope["pliant.send"] = self._limits, send
         await self._app(scope, _replay(body, receive), sent)
 
     def _admit(self, scope: Scope) -> None:
-        client = f"address {(scope.get('client') or ['local'])[0]}"
-        if self._keys and scope["path"] not in _OPEN_PATHS:
+        client = scope["pliant.client"] = f"address {(scope.get('client') or ['local'])[0]}"
+        # What is read at once may be more than the parser would wait for.
+        if _head_bytes(scope) > self._limits.header_bytes:
+            raise _headers_too_large(self._limits.header_bytes)
+        if not self._keys:
+            self._origins.check(_header(scope, b"host"), _header(scope, b"origin"))
+        elif scope["path"] not in _OPEN_PATHS:
             named = self._keys.client(_header(scope, b"authorization"))
             if named is None:
+                # Guesses count too, so that there cannot be many of them.
+                self._rate.take(client)
                 raise ApiError(
                     401,
                     "The key is missing or wrong; send it as `Authorization: Bearer KEY`.",
@@ -177,6 +210,20 @@ class Guard:
                 408, f"The body did not come within {self._limits.body_seconds:g} s."
             ) from None
 
+    async def _drain(self, receive: Receive) -> None:
+        """Read what a refused client still sends, if it is not much.
+
+        A connection that is closed with bytes unread is reset, and the client loses the answer.
+        """
+        left = 4 * self._limits.body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
+
 
 class _Sender:
     """Sends to a client, and gives up on one that does not read."""
@@ -202,6 +249,15 @@ async def refuse(send: Send, error: ApiError) -> None:
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
+
+
+def _head_bytes(scope: Scope) -> int:
+    line = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def _headers_too_large(most: int) -> ApiError:
+    return ApiError(431, f"The headers have more than {most} bytes.", code="headers_too_large")
 
 
 def _too_large(most: int) -> ApiError:

@@ -20,15 +20,14 @@ from pliant.runtime.text_engine import Pliant
 from pliant.serve.app import Service
 from pliant.serve.engine_room import EngineRoom
 from pliant.serve.metrics import Metrics
+from pliant.serve.origins import Origins
 from pliant.serve.protocol import patient_protocol
 from pliant.serve.routes import make_app
 from pliant.serve.safety import GuardLimits, Keys
 from pliant.serve.scheduling import Limits
-from pliant.serve.subnets import Subnets
+from pliant.serve.subnets import FULL, Subnets
 from pliant.serve.texts import Post
 
-#: Bytes of a request's line and headers.
-_MAX_HEADER_BYTES = 32_768
 #: Turns of the event loop, and seconds between them, in which a server that was asked to stop
 #: takes in what was sent before: a connection needs a few turns from the kernel to its handler.
 _LAST_TURNS, _TURN_SECONDS = 10, 0.01
@@ -43,7 +42,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `cache_type` and `cache_window` None take what the bit plan of a subnet says, `cache_bytes` None
     takes what `max_sequences` whole contexts need, or a quarter of the free memory if that is less.
-    `drain_seconds` is how long running texts may go on after SIGTERM.
+    `drain_seconds` is how long running texts may go on after SIGTERM; `origins` are web pages, as
+    https://HOST, that may use the server beside its own.
     """
 
     name: str
@@ -62,6 +62,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     share_prefixes: bool = False
     drain_seconds: int = 30
     deadlines: Deadlines = Deadlines()
+    origins: tuple[str, ...] = ()
     guard: GuardLimits = GuardLimits()
 
     def cache_format(self, planned: CacheFormat) -> CacheFormat:
@@ -79,6 +80,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 "FILE or PLIANT_API_KEYS, or listen on 127.0.0.1."
             )
         self.cache_format(CacheFormat())
+        Origins(self.origins)
         if not 0 < self.step_seconds <= 60:
             raise UsageError(f"A step of {self.step_seconds:g} s makes no sense; try 50ms.")
         if "@" in self.name or not self.name:
@@ -104,7 +106,7 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
 
     `UsageError` where a cut of the options is none of the artifact's.
     """
-    for cut in (options.default_cut, *options.auto_cuts):
+    for cut in (options.default_cut, *(cut for cut in options.auto_cuts if cut != FULL)):
         model.subnet(cut)
     metrics: Metrics | None = None
     limits = Limits(
@@ -193,13 +195,13 @@ def run_server(
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
-        make_app(service, keys, options.guard),
+        make_app(service, keys, options.guard, Origins(options.origins)),
         log_config=None,
         access_log=False,
         server_header=False,
         http=patient_protocol(options.guard.header_seconds),
         ws="none",
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        h11_max_incomplete_event_size=options.guard.header_bytes,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=options.drain_seconds,
     )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
 
-from pliant.errors import DoesNotFitError, PliantError, UsageError
+from pliant.errors import DoesNotFitError, OutOfSpaceError, PliantError, UsageError
 from pliant.runtime.text_engine import Pliant, TextEngine
 from pliant.serve.engine_room import EngineRoom
 from pliant.subnet import Subnet
+
+#: How clients and options name the whole artifact.
+FULL = "full"
 
 
 class UnknownModelError(PliantError):
@@ -46,7 +49,8 @@ class Subnets:
         self.model, self.name, self.default_cut = model, name, default_cut
         self._room, self._max_open, self._options = room, max_open, engine_options
         self._cache = (cache_bits, cache_window)
-        cuts = auto_cuts or tuple(dict.fromkeys([default_cut, *model.artifact.subnet_names()]))
+        cuts = auto_cuts or (default_cut, *model.artifact.subnet_names())
+        cuts = tuple(dict.fromkeys("" if cut == FULL else cut for cut in cuts))
         self.auto_cuts = tuple(sorted(cuts, key=self._weight, reverse=True))
         self._open: OrderedDict[str, TextEngine] = OrderedDict()
         self._pins: dict[str, int] = {}
@@ -57,7 +61,7 @@ class Subnets:
         """The name that a client gives for a cut; everything is `@full` where it is no default."""
         if not cut and not self.default_cut:
             return self.name
-        return f"{self.name}@{cut or 'full'}"
+        return f"{self.name}@{cut or FULL}"
 
     def names(self) -> list[str]:
         """The models to list: the default, every saved cut, what is open, and `auto`."""
@@ -75,27 +79,56 @@ class Subnets:
         try:
             return self.model.subnet(cut).with_cache(*self._cache)
         except PliantError as error:
-            raise UnknownModelError(f"{error} {self._listing()}") from error
+            # Clients are not told where files lie here.
+            said = str(error).replace(str(self.model.artifact.path), self.name)
+            raise UnknownModelError(f"{said} {self._listing()}") from error
 
-    def resolve(self, model: str, waiting: int, *, smallest: str | None, hurry: bool) -> str:
+    def resolve(
+        self, model: str, waiting: int = 0, *, smallest: str | None = None, prefer: str = ""
+    ) -> str:
         """The cut to run for the model a client asked for, "" being the whole artifact.
 
-        `waiting` requests wait for each place; `@auto` goes one cut down for each, `hurry` begins
-        at the last, and `smallest` is the last that the client allows.
+        `waiting` requests wait for each place; `@auto` goes one cut down for each, as far as
+        `smallest`, the last that the client allows. One that prefers `latency` begins at the last,
+        one that prefers `quality` goes down only where it named a smallest.
         """
+        return self.candidates(model, waiting, smallest=smallest, prefer=prefer)[0]
+
+    def candidates(
+        self, model: str, waiting: int = 0, *, smallest: str | None = None, prefer: str = ""
+    ) -> list[str]:
+        """The cut to run, and behind it those that the client of `@auto` allows in its place."""
         name, _, cut = model.partition("@")
         if model and name != self.name:
             raise UnknownModelError(f"There is no model {model!r}. {self._listing()}")
         if cut != "auto":
-            found = "" if cut == "full" else cut or self.default_cut
+            found = "" if cut == FULL else cut or self.default_cut
             self.subnet(found)
-            return found
+            return [found]
         rungs = list(self.auto_cuts)
         if smallest is not None:
-            floor = smallest.removeprefix(f"{self.name}@").removeprefix("full")
+            floor = smallest.removeprefix(f"{self.name}@")
+            floor = "" if floor == FULL else floor
             least = self._weight(floor)
             rungs = [rung for rung in rungs if self._weight(rung) >= least] or [floor]
-        return rungs[-1] if hurry else rungs[min(waiting, len(rungs) - 1)]
+        if prefer == "quality" and smallest is None:
+            rungs = rungs[:1]
+        place = len(rungs) - 1 if prefer == "latency" else min(waiting, len(rungs) - 1)
+        return sorted(rungs, key=lambda rung: abs(rungs.index(rung) - place))
+
+    async def open_any(self, cuts: Sequence[str], stack: AsyncExitStack) -> tuple[str, TextEngine]:
+        """The first of some cuts that is open or can be opened, and its engine, kept by `stack`.
+
+        `DoesNotFitError` or `OutOfSpaceError`, that of the first, where all are too many.
+        """
+        refused: PliantError | None = None
+        for cut in cuts:
+            try:
+                return cut, await stack.enter_async_context(self.engine(cut))
+            except (DoesNotFitError, OutOfSpaceError) as error:
+                refused = refused or error
+        assert refused is not None, "there is always a cut to try"
+        raise refused
 
     @asynccontextmanager
     async def engine(self, cut: str) -> AsyncIterator[TextEngine]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ class Fields:
         self._values = values
         self._path = path
         self._read: set[str] = set()
+        self._inner: list[Fields] = []
 
     @classmethod
     def parse(cls, body: bytes) -> Fields:
@@ -38,8 +40,13 @@ class Fields:
         return cls(values)
 
     def unknown(self) -> list[str]:
-        """Names of fields that nothing has read."""
-        return sorted(name for name in self._values if name not in self._read)
+        """Names of fields that nothing has read, with those of the objects within; null is none."""
+        own = [
+            self._path + name
+            for name, value in self._values.items()
+            if name not in self._read and value is not None
+        ]
+        return sorted(chain(own, *(inner.unknown() for inner in self._inner)))
 
     def raw(self, name: str) -> Any:
         """The value as it came, None where there is none."""
@@ -104,7 +111,9 @@ class Fields:
             return None
         if not isinstance(value, dict):
             raise self.wrong(name, "an object")
-        return Fields(value, f"{self._path}{name}.")
+        inner = Fields(value, f"{self._path}{name}.")
+        self._inner.append(inner)
+        return inner
 
     def items(self, name: str, most: int) -> list[Any]:
         """A list of at most `most` items; empty where it is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,14 @@ def read_messages(fields: Fields) -> tuple[Mapping[str, Any], ...]:
 
 
 def read_tools(fields: Fields) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
-    """The tools, and which must be called: a name, "" for any of them, None for none."""
+    """The tools, and which must be called: a name, "" for any of them, None for none.
+
+    With `tool_choice` of type `allowed_tools` only those that it names are left.
+    """
     tools = tuple(_tool(place, item) for place, item in enumerate(fields.items("tools", MAX_TOOLS)))
     choice = fields.raw("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        tools, choice = _allowed(fields, tools, choice.get("allowed_tools"))
     if choice in (None, "auto"):
         return tools, None
     if choice == "none":
@@ -46,6 +52,26 @@ def read_tools(fields: Fields) -> tuple[tuple[Mapping[str, Any], ...], str | Non
     return tools, str(name)
 
 
+def _allowed(
+    fields: Fields, tools: tuple[Mapping[str, Any], ...], allowed: Any
+) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """The tools that a choice of `allowed_tools` leaves, and its mode: `auto` or `required`."""
+    known = {tool["function"]["name"]: tool for tool in tools}
+    mode = allowed.get("mode") if isinstance(allowed, dict) else None
+    listed = allowed.get("tools") if isinstance(allowed, dict) else None
+    named = [_named(one) for one in listed] if isinstance(listed, list) else []
+    if mode not in ("auto", "required") or not named or any(one not in known for one in named):
+        raise fields.wrong("tool_choice", "allowed_tools with a mode of auto or required and a "
+                           f"list of some of the tools {list(known)}")  # fmt: skip
+    return tuple(known[name] for name in dict.fromkeys(map(str, named))), str(mode)
+
+
+def _named(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _message(place: int, item: Any) -> Mapping[str, Any]:
     path = f"messages[{place}]"
     if not isinstance(item, dict):
@@ -55,10 +81,38 @@ def _message(place: int, item: Any) -> Mapping[str, Any]:
         raise bad_request(f"{path}.role is {role!r}; it must be one of {', '.join(ROLES)}.",
                           param=f"{path}.role")  # fmt: skip
     message: dict[str, Any] = {"role": ROLES[role], "content": _content(path, item)}
-    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
+    for name in ("name", "tool_call_id", "reasoning_content"):
         if item.get(name) is not None:
+            if not isinstance(item[name], str):
+                raise bad_request(f"{path}.{name} must be a text.", param=f"{path}.{name}")
             message[name] = item[name]
+    if item.get("tool_calls") is not None:
+        message["tool_calls"] = _calls(f"{path}.tool_calls", item["tool_calls"])
     return message
+
+
+def _calls(path: str, given: Any) -> list[dict[str, Any]]:
+    """Calls of an earlier answer, their arguments as the objects that templates write as JSON."""
+    calls = []
+    for call in given if isinstance(given, list) else [{}]:
+        function = call.get("function") if isinstance(call, dict) else None
+        function = function if isinstance(function, dict) else {}
+        arguments = function.get("arguments")
+        if _named(call) is None or not isinstance(arguments, str | dict | None):
+            raise bad_request(f"{path} must be a list of calls with a function of a name and "
+                              "arguments.", param=path)  # fmt: skip
+        calls.append({**call, "function": {**function, "arguments": _arguments(arguments)}})
+    return calls
+
+
+def _arguments(given: Any) -> Any:
+    """The API has arguments as text; one that is no JSON was cut off and stays as it is."""
+    if not isinstance(given, str) or not given:
+        return given or {}
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        return given
 
 
 def _content(path: str, item: Mapping[str, Any]) -> str:
@@ -95,17 +149,39 @@ def _tool(place: int, item: Any) -> Mapping[str, Any]:
 
 def tool_schema(tools: tuple[Mapping[str, Any], ...], forced: str) -> Mapping[str, Any]:
     """The JSON schema of a call of the tool `forced`, or of any where it is ""."""
-    calls = []
-    for tool in tools:
+    calls: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {}
+    for place, tool in enumerate(tools):
         function = tool["function"]
         if forced in ("", function["name"]):
-            parameters = function.get("parameters") or {"type": "object"}
+            root = f"#/$defs/{place}"
+            whole = function.get("parameters") or {"type": "object"}
+            parameters[str(place)] = _moved(whole, root)
             calls.append(
                 {
                     "type": "object",
-                    "properties": {"name": {"const": function["name"]}, "arguments": parameters},
+                    "properties": {
+                        "name": {"const": function["name"]},
+                        "arguments": {"$ref": root},
+                    },
                     "required": ["name", "arguments"],
                     "additionalProperties": False,
                 }
             )
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": parameters}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose references to its own parts are right where it lies at `root`."""
+    if isinstance(schema, list):
+        return [_moved(one, root) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {name: _moved(value, root) for name, value in schema.items()}
+    target = schema.get("$ref")
+    if isinstance(target, str) and target.startswith("#"):
+        moved["$ref"] = root + target[1:]
+    if isinstance(schema.get("$id"), str):
+        # With a name of its own it would be a document of its own, and its parts not ours.
+        del moved["$id"]
+    return moved

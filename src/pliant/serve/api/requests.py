@@ -23,7 +23,8 @@ MAX_TOKENS = 2**31 - 1
 
 Kind = Literal["chat", "completion"]
 #: Fields that clients send and that change nothing here: no warning is due.
-_HARMLESS = ("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key")
+_HARMLESS = ("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
+             "prompt_cache_retention")  # fmt: skip
 
 
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +54,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     template_variables: Mapping[str, Any] = {}
     timeout_seconds: float | None = None
     smallest_cut: str | None = None
-    prefer_latency: bool = False
+    prefer: Literal["", "quality", "latency"] = ""
     unknown: tuple[str, ...] = ()
 
 
@@ -122,7 +123,11 @@ def _common(fields: Fields, choices: int) -> dict[str, Any]:
     stream_options = fields.object("stream_options")
     if stream_options is not None and not stream:
         raise bad_request("stream_options needs stream: true.", param="stream_options")
-    usage = stream_options.flag("include_usage") if stream_options else False
+    usage = False
+    if stream_options is not None:
+        usage = stream_options.flag("include_usage")
+        # Random padding against listeners on the line, for whom there is TLS.
+        stream_options.flag("include_obfuscation")
     wishes = fields.object("pliant")
     found = {
         "model": fields.text("model"),
@@ -134,8 +139,8 @@ def _common(fields: Fields, choices: int) -> dict[str, Any]:
         seconds = wishes.number("timeout_seconds", 0, 86_400, 0)
         found["timeout_seconds"] = seconds or None
         found["smallest_cut"] = wishes.text("smallest") or None
-        found["prefer_latency"] = wishes.choice("prefer", ("quality", "latency"), "") == "latency" \
-            if wishes.raw("prefer") is not None else False  # fmt: skip
+        if wishes.raw("prefer") is not None:
+            found["prefer"] = wishes.choice("prefer", ("quality", "latency"), "")
         if wishes.unknown():
             raise bad_request(f"pliant.{wishes.unknown()[0]} is no wish; there are "
                               "timeout_seconds, smallest and prefer.", param="pliant")  # fmt: skip
@@ -238,6 +243,10 @@ def _schema(fields: Fields) -> Mapping[str, Any] | None:
         return ANY_OBJECT
     named = wanted.object("json_schema")
     schema = named.raw("schema") if named is not None else None
+    if named is not None:
+        # Every schema is kept strictly, whatever it is called.
+        for name in ("name", "description", "strict"):
+            named.raw(name)
     if not isinstance(schema, dict):
         raise bad_request("response_format.json_schema.schema is missing; give a JSON schema.",
                           param="response_format")  # fmt: skip

@@ -31,12 +31,14 @@ def named() -> dict[str, Schema]:
         "ChatRequest": _chat_request(),
         "Message": _message(),
         "Tool": _tool(),
-        "Tokenize": _request({"prompt": _TEXT, "content": _TEXT, "add_special_tokens": _flag()}),
-        "Detokenize": _request({"tokens": _list(_TOKEN, most=MAX_DETOKENIZED)}),
+        "Tokenize": {"oneOf": [*map(_tokenize, ("prompt", "content")), _tokenize_chat()]},
+        "Detokenize": _request(
+            {"tokens": _list(_TOKEN, most=MAX_DETOKENIZED), "model": _TEXT}, required=["tokens"]
+        ),
         "CompletionAnswer": _answer("text_completion", _completion_choice()),
         "ChatAnswer": _answer("chat.completion", _chat_choice()),
         "Usage": _usage(),
-        "Tokens": _all(tokens=_list(_TOKEN), count=_COUNT, max_model_len=_COUNT),
+        "Tokens": _tokens(),
         "Detokenized": _all(prompt=_TEXT, content=_TEXT),
         "TokenizerInfo": _all(
             **{f"{name}_token": _or_null(_TEXT) for name in ("bos", "eos", "pad", "unk")},
@@ -71,8 +73,40 @@ def _completion_request() -> Schema:
     return _request(own | _common())
 
 
+def _tokenize(name: str) -> Schema:
+    own = {name: _TEXT, "add_special_tokens": _flag()}
+    return _one_of_three(own, name)
+
+
+def _tokenize_chat() -> Schema:
+    own = {
+        "messages": _list(_ref("Message"), least=1, most=MAX_MESSAGES),
+        "add_generation_prompt": _flag(),
+        "tools": _list(_ref("Tool"), most=MAX_TOOLS),
+        "tool_choice": _tool_choice(),
+        "chat_template_kwargs": _OBJECT,
+    }
+    return _one_of_three(own, "messages")
+
+
+def _one_of_three(own: Mapping[str, Schema], name: str) -> Schema:
+    """A body of `/tokenize` with the field `name` and neither of the other two."""
+    others: dict[str, Schema] = {
+        other: {"type": "null"} for other in ("prompt", "content", "messages") if other != name
+    }
+    common = {"model": _TEXT, "return_token_strs": _flag()}
+    found = _request({**own, **common}, required=[name])
+    found["properties"].update(others)
+    return found
+
+
+def _tokens() -> Schema:
+    found = _all(tokens=_list(_TOKEN), count=_COUNT, max_model_len=_COUNT)
+    found["properties"]["token_strs"] = _list(_TEXT)
+    return found
+
+
 def _chat_request() -> Schema:
-    forced = _all(function=_all(name=_TEXT))
     schema = _all(schema=_OBJECT)
     kind = {"type": "string", "enum": ["text", "json_object", "json_schema"]}
     own = {
@@ -82,7 +116,7 @@ def _chat_request() -> Schema:
         "logprobs": _flag(),
         "top_logprobs": _whole(0, MAX_TOP_LOGPROBS),
         "tools": _list(_ref("Tool"), most=MAX_TOOLS),
-        "tool_choice": {"anyOf": [{"enum": ["auto", "none", "required"]}, forced]},
+        "tool_choice": _tool_choice(),
         "parallel_tool_calls": _flag(),
         "response_format": {
             "type": "object",
@@ -91,6 +125,13 @@ def _chat_request() -> Schema:
         "chat_template_kwargs": _OBJECT,
     }
     return _request(own | _common(), required=["messages"])
+
+
+def _tool_choice() -> Schema:
+    forced = _all(function=_all(name=_TEXT))
+    listed = _all(mode={"enum": ["auto", "required"]}, tools=_list(forced, least=1))
+    allowed = _all(type={"const": "allowed_tools"}, allowed_tools=listed)
+    return {"anyOf": [{"enum": ["auto", "none", "required"]}, forced, allowed]}
 
 
 def _common() -> dict[str, Schema]:
@@ -137,9 +178,18 @@ def _message() -> Schema:
         "required": ["text"],
     }
     content = {"anyOf": [_TEXT, _list(part)]}
+    arguments = _or_null({"anyOf": [_TEXT, _OBJECT]})
+    called = {"name": _TEXT, "arguments": arguments}
+    function = {"type": "object", "properties": called, "required": ["name"]}
+    texts = ("name", "tool_call_id", "reasoning_content")
     return {
         "type": "object",
-        "properties": {"role": {"type": "string", "enum": sorted(ROLES)}, "content": content},
+        "properties": {
+            "role": {"type": "string", "enum": sorted(ROLES)},
+            "content": content,
+            "tool_calls": _or_null(_list(_all(function=function))),
+            **dict.fromkeys(texts, _or_null(_TEXT)),
+        },
         "required": ["role", "content"],
     }
 
