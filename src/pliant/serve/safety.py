@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import time
@@ -24,6 +25,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN_PATHS = frozenset({"/", "/health"})
 #: Clients whose rate is remembered.
 _MAX_CLIENTS = 10_000
+#: Seconds in which the rest of a refused request may still come.
+_LINGER_SECONDS = 2.0
 
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +135,7 @@ class Guard:
             self._admit(scope)
             body = await self._body(scope, receive)
         except ApiError as error:
-            await refuse(sent, error)
+            await refuse(sent, error, lambda: self._linger(receive))
             return
         scope["pliant.limits"], scope["pliant.send"] = self._limits, send
         await self._app(scope, _replay(body, receive), sent)
@@ -177,6 +180,20 @@ class Guard:
                 408, f"The body did not come within {self._limits.body_seconds:g} s."
             ) from None
 
+    async def _linger(self, receive: Receive) -> None:
+        """Take in what still comes of a refused request, within bounds.
+
+        A connection that is closed with bytes unread is reset, and its client loses the answer.
+        """
+        left = 2 * self._limits.body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    if not message.get("more_body"):
+                        return
+                    left -= len(message["body"])
+
 
 class _Sender:
     """Sends to a client, and gives up on one that does not read."""
@@ -189,8 +206,10 @@ class _Sender:
             await self._send(message)
 
 
-async def refuse(send: Send, error: ApiError) -> None:
-    """Answer with an error object."""
+async def refuse(
+    send: Send, error: ApiError, linger: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Answer with an error object, and `linger` before the connection is closed."""
     body = msgspec.json.encode(error.body)
     headers = {
         "Content-Type": "application/json",
@@ -201,6 +220,10 @@ async def refuse(send: Send, error: ApiError) -> None:
     }
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})
+    if linger is not None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await linger()
+        body = b""
     await send({"type": "http.response.body", "body": body})
 
 
