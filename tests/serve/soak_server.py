@@ -23,6 +23,10 @@ RUNNING, WAITING = 8, 16
 #: Its clients: prefixes are shared within one of them, and they are served in turn.
 KEYS = tuple(f"soak-key-{place}" for place in range(3))
 
+#: Seconds after a start in which memory still grows: places for threads, buffers and timers of
+#: connections that were left fill up; and those for which it is looked at then, at least.
+SETTLING_SECONDS, LEAST_SECONDS = 90, 60
+
 
 class Server:
     """`pliant serve` with keys in a file, on one port through all its lives."""
@@ -117,7 +121,17 @@ class Watch:
     @property
     def warm(self) -> list[int]:
         """Memory from when it should be flat."""
-        return [size for now, size in self._readings if now >= 0.3 * self._seconds]
+        since = self._warm_since if self.is_judged else 0.3 * self._seconds
+        return [size for now, size in self._readings if now >= since]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether memory was flat long enough to say something."""
+        return self._warm_since + LEAST_SECONDS <= self._seconds
+
+    @property
+    def _warm_since(self) -> float:
+        return max(0.3 * self._seconds, 0.1 * self._seconds + SETTLING_SECONDS)
 
     def growth(self) -> float:
         """Of warm memory, from the median of its first tenth to that of its last."""

@@ -87,6 +87,20 @@ def test_a_soak_fails_by_each_of_its_numbers(
     assert faults({**WELL, "memory_judged": False, "memory_growth": 1}) == []
 
 
+@pytest.mark.parametrize(("seconds", "judged", "first"), [(1800, True, 540), (200, True, 110),
+                                                         (150, False, 45)])  # fmt: skip
+def test_memory_is_looked_at_when_it_is_warm(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, judged: bool, first: int
+) -> None:
+    load_soak(monkeypatch)
+    from soak_server import Watch
+
+    watch: Any = Watch(None, None, seconds)  # type: ignore[arg-type]
+    watch._readings = [(now, 100 + now) for now in range(seconds)]
+    assert watch.is_judged is judged and watch.warm[0] == 100 + first
+    assert watch.growth() == pytest.approx(0.9 * (seconds - first) / watch.warm[0], rel=0.1)
+
+
 def test_an_answer_that_differs_anywhere_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     load_soak(monkeypatch)
     from soak_cases import Answer
