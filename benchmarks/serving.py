@@ -57,6 +57,8 @@ UNPACED = "60s"
 DEADLINES = Deadlines(first=1_000_000_000, between=50_000_000)
 #: Requests of one rate: above them the generator itself would be what is measured.
 _MOST_REQUESTS = 1_000
+#: How many times as long as others a low rate is tried, unless that makes fewer requests than this.
+_PATIENCE, _LEAST_REQUESTS = 4, 4
 #: Seconds that the other server may take to open its model.
 _START_SECONDS = 120
 
@@ -211,14 +213,23 @@ def spread(sample: Sequence[float]) -> dict[str, float]:
     }
 
 
+def requests_at(rate: float, least: int, seconds: float) -> int:
+    """How many requests try a rate: `least` or those of some seconds, not many times as long.
+
+    A handful at a high rate is one burst, which every server takes in and works off; a dozen at
+    a rate of one in ten seconds take two minutes.
+    """
+    wanted = max(least, min(round(rate * seconds), _MOST_REQUESTS))
+    return min(wanted, max(round(rate * seconds * _PATIENCE), _LEAST_REQUESTS))
+
+
 def capacity(endpoint: Endpoint, options: argparse.Namespace, guess: float) -> dict[str, Any]:
     """Requests/s that come at random and meet their deadlines (Metron's definition)."""
     number = 20_000
 
     def is_feasible(rate: float) -> bool:
         nonlocal number
-        # A handful at any rate is one burst, which every server takes in and works off.
-        count = max(options.requests, min(round(rate * options.seconds), _MOST_REQUESTS))
+        count = requests_at(rate, options.requests, options.seconds)
         number += count
         arrivals = draw_arrivals("poisson", rate, count, options.words, options.tokens, seed=1)
         report = run(endpoint, arrivals, number)

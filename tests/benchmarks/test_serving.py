@@ -60,6 +60,11 @@ def test_medians_and_quartiles(tiny: ModuleType) -> None:
     assert tiny.spread([7.0]) == {"low": 7.0, "median": 7.0, "high": 7.0}
 
 
+@pytest.mark.parametrize(("rate", "count"), [(0.01, 4), (0.4, 8), (1, 12), (10, 50), (999, 1000)])
+def test_requests_that_try_a_rate(tiny: ModuleType, rate: float, count: int) -> None:
+    assert tiny.requests_at(rate, 12, 5) == count
+
+
 def test_what_is_left_out_has_a_reason() -> None:
     from serving_models import CLIENTS, served_model
 

@@ -249,9 +249,10 @@ def test_keys(serve: Any) -> None:
 
 def test_keys_from_a_file_and_what_cannot_be_one(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# of the house\nann:secret-of-ann\n\n")
+    path.write_text("# of the house\nann:secret-of-ann\nbob : secret-of-bob\n\n")
     keys = Keys.read(path, "from-environment")
     assert keys.client("Bearer secret-of-ann") == "ann"
+    assert keys.client("Bearer secret-of-bob") == "bob"
     assert keys.client("bearer from-environment") == "key-0"
     path.write_text("# none\n")
     for lines in (lambda: Keys(["short"]), lambda: Keys.read(path, None),
@@ -391,3 +392,19 @@ def test_the_dashboard_asks_for_metrics_that_exist(live: Any) -> None:
     declared = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
     for name in names:
         assert name in declared or re.sub(r"_(bucket|count)$", "", name) in declared, name
+
+
+def test_a_budget_below_the_context(serve: Any) -> None:
+    """The budget is no multiple of a page of 16 tokens: what is granted is whole pages of it."""
+    own = serve(cache_bytes=100 * (4 * 2 * 2 * 12 * 2 + 12))
+    unlimited = own.post(CHAT, messages=[{"role": "user", "content": "a"}], ignore_eos=True)
+    assert unlimited.status_code == 200, unlimited.text
+    usage = unlimited.json()["usage"]
+    assert usage["total_tokens"] == 96 + 1
+    for tokens in (97, 105, 120):
+        refused = own.post(TEXT, prompt="a", max_tokens=tokens, ignore_eos=True)
+        assert refused.status_code == 400, tokens
+        error = refused.json()["error"]
+        assert error["code"] == "context_length_exceeded", tokens
+        assert "is 96 tokens on this server (--cache-memory)" in error["message"]
+    assert own.post(TEXT, prompt="a", max_tokens=96, ignore_eos=True).status_code == 200

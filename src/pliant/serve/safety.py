@@ -48,7 +48,7 @@ class Keys:
     def __init__(self, lines: list[str]) -> None:
         self._hashes: list[tuple[str, bytes]] = []
         for place, line in enumerate(filter(None, map(str.strip, lines))):
-            name, separator, key = line.partition(":")
+            name, separator, key = map(str.strip, line.partition(":"))
             key = key if separator else name
             if len(key) < 8:
                 raise UsageError("A key has fewer than 8 characters; make longer ones.")
