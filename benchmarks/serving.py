@@ -245,8 +245,8 @@ def asked(
     url: str,
     options: argparse.Namespace,
     extra: dict[str, Any],
-    clients: Sequence[int] = CLIENTS,
-    with_capacity: bool = True,
+    clients: Sequence[int],
+    with_capacity: bool,
 ) -> dict[str, Any]:
     """Every case of one server."""
     endpoint, lines = Endpoint(url=url, extra=extra), []
@@ -280,7 +280,7 @@ def measure(model: ServedModel, options: argparse.Namespace) -> dict[str, Any]:
     say({"case": f"{model.name}, {planes} planes, long prompts of {long_words} words"})
     with server(path, *flags) as url:
         found["one_stream"] = one_stream(path, url, options)
-        found["ours"] = asked(url, options, {"ignore_eos": True})
+        found["ours"] = asked(url, options, {"ignore_eos": True}, model.clients, True)
     with server(path, *flags, "--step-time", UNPACED) as url:
         report = mixed(Endpoint(url=url, extra={"ignore_eos": True}), options, 9000)
         found["unpaced"] = line_of("mixed, steps as large as they come", report)

@@ -25,9 +25,12 @@ _SPARE_TOKENS = 8
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model, what the other server is asked of it, and why that is not everything."""
+    """A model, how many clients ask at once, what of that the other server is asked, and why that
+    is not everything.
+    """
 
     name: str
+    clients: tuple[int, ...] = CLIENTS
     peer_clients: tuple[int, ...] = CLIENTS
     peer_capacity: bool = True
     reason: str = ""

@@ -22,16 +22,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return serving
 
 
-def test_every_case_is_answered(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving_models import served_model
+def test_every_case_is_answered(tiny: ModuleType) -> None:
+    from serving_models import ServedModel
     from serving_table import render
 
-    monkeypatch.setattr(tiny.asked, "__defaults__", ((3,), True))
     options = argparse.Namespace(
         planes=2, threads=1, words=4, tokens=6, long_words=200, prompts=2, turns=2, requests=2,
         seconds=0.01, peer_python=None,
     )  # fmt: skip
-    found = tiny.measure(served_model("tiny"), options)
+    found = tiny.measure(ServedModel("tiny", clients=(3,)), options)
     assert [line["case"] for line in found["ours"]["lines"]] == ["3 clients", "mixed"]
     for line in [*found["ours"]["lines"], found["unpaced"]]:
         assert line["failed"] == 0 and line["tokens_per_second"] > 0
