@@ -218,8 +218,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(options.artifact, options.cache_memory, Path(folder) / "keys.txt")
-        found, wrong = run(server, options)
+        keys = Path(folder) / "keys.txt"
+        with Server(options.artifact, options.cache_memory, keys) as server:
+            found, wrong = run(server, options)
     for what in [*wrong[:10], *found["faults"]]:
         print(what, file=sys.stderr)
     print(json.dumps(found))
@@ -231,6 +232,8 @@ def run(server: Server, options: argparse.Namespace) -> tuple[dict[str, Any], li
     files = server.open_files
     soak = Soak(server.ready["url"], server.ready["model"], keys=KEYS)
     capacity = soak.saturate(options.capacity_seconds, RUNNING + WAITING, options.seed)
+    if not capacity:
+        raise SystemExit(f"Nothing was finished; try more --capacity-seconds. {soak.wrong[:3]}")
     rate = LOAD * capacity
     said = f"capacity {capacity:.1f} requests/s, {rate:.1f} come each second of {options.seconds:g}"
     print(said, soak.wrong[:3], file=sys.stderr, flush=True)

@@ -87,6 +87,14 @@ class Server:
         self._process.terminate()
         return self._process.wait(PATIENCE)
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Whatever happened, it does not go on behind the soak."""
+        self._process.kill()
+        self._process.wait()
+
 
 class Watch:
     """What happens while requests come: the kill, and readings of memory and of caches."""
@@ -106,6 +114,7 @@ class Watch:
             if not self.away_seconds and now >= self._seconds / 10:
                 self.away_seconds = self._server.kill_and_restart(self._soak)
                 self._answered_before = self._soak.outcomes["answered"]
+                now = time.monotonic() - began
             self._readings.append((now, self._server.memory))
             counters = self._server.counters()
             if counters["pliant:kv_cache_bytes"] > counters["pliant:kv_budget_bytes"]:

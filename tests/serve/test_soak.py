@@ -42,7 +42,7 @@ def test_everybody_at_once(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_that_is_killed_and_comes_back(random_artifact: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("soak.py")), str(random_artifact),
-               "--seconds", "3", "--capacity-seconds", "0.5",
+               "--seconds", "4", "--capacity-seconds", "0.5",
                "--cache-memory", str(300 * ENTRY)]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
