@@ -21,7 +21,7 @@ from typing import Any
 from pliant.runtime.text_engine import open_artifact
 from pliant.serve.safety import Keys
 from pliant.serve.server import ServeOptions, listen, make_service, run_server
-from serving import served_artifact
+from serving_models import served_artifact
 
 #: Reads a stream to its end and says nothing.
 _CLIENT = """

@@ -16,13 +16,17 @@ COLUMNS = (
 )
 
 
+#: What one stream is compared with.
+BARE = "÷ bare engine"
+
+
 def table(results: dict[str, Any]) -> dict[str, Any]:
     """Columns and rows for `benchmarks/tables.py`, ours above the other server in each case."""
-    columns = ["model", "", "server", *(title for title, _, _ in COLUMNS), "failed"]
+    columns = ["model", "", "server", *(title for title, _, _ in COLUMNS), BARE, "failed"]
     rows = [row for model in results["models"] for row in _rows(model)]
     caption = " ".join(sentence for model in results["models"] for sentence in _sentences(model))
     return {
-        "columns": columns, "rows": rows, "align": "lll" + "r" * (len(COLUMNS) + 1),
+        "columns": columns, "rows": rows, "align": "lll" + "r" * (len(COLUMNS) + 2),
         "caption": caption,
     }  # fmt: skip
 
@@ -35,23 +39,27 @@ def render(results: dict[str, Any]) -> str:
 
 
 def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
-    others = found["peer"]["lines"] if "peer" in found else [None] * len(found["ours"]["lines"])
-    for ours, other in zip(found["ours"]["lines"], others, strict=True):
+    for kind, one in found["one_stream"].items():
+        yield _stream_row(found["model"], kind, one)
+    others = {line["case"]: line for line in found["peer"]["lines"]} if "peer" in found else {}
+    for ours in found["ours"]["lines"]:
         yield _row(found["model"], "pliant", ours)
-        if other is not None:
-            yield _row(found["model"], "llama.cpp", other)
+        if ours["case"] in others:
+            yield _row(found["model"], "llama.cpp", others[ours["case"]])
     yield _row(found["model"], "pliant", found["unpaced"])
 
 
 def _sentences(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['model']} with {found['planes']} planes, {found['threads']} threads."
-    one = found["one_stream"]
-    if one["turns"]:
-        yield (
-            f"One stream: {one['served_rate']:.0f} token/s, bare engine {one['bare_rate']:.0f}, "
-            f"ratio {one['ratio']:.2f} [{one['ratio_low']:.2f}, {one['ratio_high']:.2f}] in "
-            f"{one['turns']} turns."
-        )
+    yield (
+        f"{found['model']} with {found['planes']} planes, {found['threads']} threads, long prompts "
+        f"of {found['long_words']} words."
+    )
+    for kind, one in found["one_stream"].items():
+        if one["turns"]:
+            yield (
+                f"One {kind} stream: {one['served_rate']['median']:.0f} token/s, bare engine "
+                f"{one['bare_rate']['median']:.0f}, in {one['turns']} turns."
+            )
     rates = {
         name: found[kind]["capacity"]["requests_per_second"]
         for kind, name in (("ours", "pliant"), ("peer", "llama.cpp"))
@@ -60,6 +68,19 @@ def _sentences(found: dict[str, Any]) -> Iterator[str]:
     if rates:
         shown = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
         yield f"Capacity, requests/s: {shown}."
+    if found.get("left_out"):
+        yield f"{found['left_out']}."
+
+
+def _stream_row(model: str, kind: str, one: dict[str, Any]) -> list[str]:
+    """The speed of one stream, and its ratio to that of the bare engine with quartiles."""
+    rate, ratio = "-", "-"
+    if one["turns"]:
+        rate = _digits(one["served_rate"]["median"])
+        low, median, high = (f"{one['ratio'][name]:.2f}" for name in ("low", "median", "high"))
+        ratio = f"{median} [{low}, {high}]"
+    others = ["-"] * (len(COLUMNS) - 1)
+    return [model, f"one stream, {kind}", "pliant", rate, *others, ratio, "-"]
 
 
 def _row(model: str, server: str, line: dict[str, Any]) -> list[str]:
@@ -67,7 +88,7 @@ def _row(model: str, server: str, line: dict[str, Any]) -> list[str]:
         "-" if line[field] is None else _digits(line[field] * factor)
         for _, field, factor in COLUMNS
     )
-    return [model, str(line["case"]), server, *cells, str(line["failed"])]
+    return [model, str(line["case"]), server, *cells, "-", str(line["failed"])]
 
 
 def _digits(value: float) -> str:

@@ -1,17 +1,21 @@
 """Clients of all kinds at once against a server that has too little memory for them.
 
 `python tests/serve/soak.py X.pliant --seconds 1800` runs it for long (`make soak`); the suite runs
-some seconds of it. First its capacity is measured: the requests of this mix that it finishes each
-second while as many clients ask as it has places, for running and for waiting. Then requests come
-at random times, 1.5 times as many, whatever becomes of those before (an open loop); what the server
-refuses with 429 has been answered. After a tenth of the time the server is killed (SIGKILL) and
-started again; only requests of that time may be cut off. After three tenths it is warm: its prefix
-cache is full, and connections that were left within a request run out as fast as they come. From
-then on its memory may grow by 2 %. Greedy answers must be those of an idle server, nothing may
-hang, and every request ends with an answer or an error.
+some seconds of it. Texts of every kind (`soak_cases.py`), of three subnets and three clients, have
+room for two or three of eight, so they are pre-empted and computed again all the time. First the
+capacity is measured: the requests of this mix that the server finishes each second while as many
+clients ask as it has places, for running and for waiting. Then requests come at random times, 1.5
+times as many, whatever becomes of those before (an open loop); what the server refuses with 429 has
+been answered. After a tenth of the time the server is killed (SIGKILL) and started again; only
+requests of that time may be cut off. After three tenths, or a minute and a half after its start, it
+is warm: its prefix cache is full, and connections that were left within a request run out as fast
+as they come. From then on its memory may grow by 2 %. Every answer, greedy or drawn with a seed,
+must be that of an idle server, to the last digit of its scores; nothing may hang; every request
+ends with an answer or an error; and when all have ended no text, no cache in use and no connection
+is left.
 
 Its last line is a JSON object with everything that was counted; the exit code says whether all of
-the above holds.
+the above holds, and whether texts were pre-empted at all.
 """
 
 from __future__ import annotations
@@ -19,69 +23,90 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
-from soak_clients import PATIENCE, PROMPTS, Client
+from soak_cases import STORY, Answer, Case, make_cases, stopped
+from soak_clients import PATIENCE, Client
+from soak_server import KEYS, RUNNING, WAITING, Server, Watch, left_behind, pressure
 
-#: What the server of a soak runs and lets wait.
-RUNNING, WAITING = 8, 16
+#: Subnets that are asked beside the whole one; caches of the second are codes of 4 bits.
+CUTS = ("d3-w0.5-b3", "b4-k4")
 #: Requests that come for each one that it can answer.
 LOAD = 1.5
 #: Threads that send: as many as can be in the server, and some who read slowly or are refused.
 SENDERS = 4 * (RUNNING + WAITING)
-#: Seconds of warm memory without which its growth says nothing, and what it may grow by.
-LEAST_SECONDS, MOST_GROWTH = 60, 0.02
+#: What warm memory may grow by.
+MOST_GROWTH = 0.02
+#: Files that a server at rest may have open beyond those of a new one: two more engines, and the
+#: connection that asks.
+MORE_FILES = 8
 
 
 class Soak:
     """Requests at a server, what became of them, and what was wrong."""
 
-    def __init__(self, url: str, model: str, max_tokens: int) -> None:
-        self.url, self.model, self.max_tokens = url, model, max_tokens
+    def __init__(
+        self, url: str, model: str, cuts: Sequence[str] = CUTS, keys: Sequence[str] = ("",)
+    ) -> None:
+        self.url, self.model, self.keys = url, model, keys
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
-        #: Seconds by which requests were sent later than they came.
+        #: Seconds by which requests were sent later than they came, and that each took.
         self.late: list[float] = []
+        self.took: list[float] = []
         #: How often the server was killed or came back, and whether it is away just now.
         self.kills, self.away = 0, False
         self._turn = threading.Lock()
+        client = Client(self, random.Random(0), keys[0])
+        found = json.loads(client.post("/tokenize", json.dumps({"prompt": STORY}).encode()).read())
+        client.close()
+        self.context: int = found["max_model_len"]
+        self.cases = list(make_cases(model, cuts, self.context, found["tokens"]))
+        self.longest = next(case for case in self.cases if case.name.endswith(", whole context"))
+        long = next(case for case in self.cases if case.name.endswith(", long"))
+        self.cases.append(stopped(long, self.idle_answer(long)))
         self.expected = self.idle_answers()
+        assert self.expected[self.cases[-1].name].reasons == {0: "stop"}
 
-    def count(self, outcome: str) -> None:
-        """A request has ended so."""
+    def count(self, outcome: str, seconds: float) -> None:
+        """A request has ended so, after a while."""
         with self._turn:
             self.outcomes[outcome] += 1
+            self.took.append(seconds)
 
     def fail(self, what: str) -> None:
         """A request has ended as none may."""
         with self._turn:
             self.wrong.append(what)
 
-    def idle_answers(self) -> list[str]:
-        """What each prompt is answered with while nobody else asks."""
-        with httpx.Client(base_url=self.url, timeout=PATIENCE) as http:
-            answers = [http.post("/v1/completions", content=self.body(p)) for p in PROMPTS]
-        return [answer.raise_for_status().json()["choices"][0]["text"] for answer in answers]
+    def idle_answers(self) -> dict[str, Answer]:
+        """What each case is answered with while nobody else asks."""
+        return {case.name: self.idle_answer(case) for case in self.cases}
 
-    def body(self, prompt: str, **more: Any) -> bytes:
-        """A request for greedy text of a known length."""
-        fields = {"model": self.model, "prompt": prompt, "max_tokens": self.max_tokens,
-                  "temperature": 0, "ignore_eos": True, **more}  # fmt: skip
-        return json.dumps(fields).encode()
+    def idle_answer(self, case: Case) -> Answer:
+        """The same of one of them."""
+        client = Client(self, random.Random(0), self.keys[0])
+        answer = client.answer(case)
+        client.close()
+        return answer
 
-    def judge(self, place: int, text: str) -> str:
+    def judge(self, case: Case, answer: Answer) -> str:
         """The outcome of an answer, which must be that of an idle server."""
-        if text != self.expected[place]:
-            raise ValueError(f"prompt {place}: {text!r} is not {self.expected[place]!r}")
+        if answer != self.expected[case.name]:
+            raise ValueError(f"{case.name}: {answer} is not {self.expected[case.name]}")
         return "answered"
+
+    def judge_beginning(self, case: Case, answer: Answer) -> None:
+        """What came of an answer that was cut off must be the beginning of that."""
+        if not answer.begins(self.expected[case.name]):
+            raise ValueError(f"{case.name}: {answer} does not begin {self.expected[case.name]}")
 
     def saturate(self, seconds: float, clients: int, seed: int = 0) -> float:
         """Let `clients` ask one request behind the other; those finished a second."""
@@ -121,7 +146,8 @@ class Soak:
 
     def _together(self, work: Any, clients: int, seed: int, seconds: float) -> None:
         def run(place: int) -> None:
-            client = Client(self, random.Random(seed * 1000 + place))
+            key = self.keys[place % len(self.keys)]
+            client = Client(self, random.Random(seed * 1000 + place), key)
             work(client)
             client.close()
 
@@ -134,123 +160,52 @@ class Soak:
                 self.fail("a client hangs")
 
 
-class Server:
-    """`pliant serve` in a process of its own, on one port through all its lives."""
-
-    def __init__(self, artifact: str, cache_memory: str) -> None:
-        self._command = [sys.executable, "-m", "pliant.cli", "serve", artifact, "--json", "--quiet",
-                         "--cache-memory", cache_memory, "--max-sequences", str(RUNNING),
-                         "--max-waiting", str(WAITING), "--port"]  # fmt: skip
-        self.ready = self._start("0")
-
-    def _start(self, port: str) -> dict[str, Any]:
-        self._process = subprocess.Popen([*self._command, port], stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        ready: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return ready
-
-    @property
-    def memory(self) -> int:
-        """Bytes of it that are resident."""
-        return int(psutil.Process(self._process.pid).memory_info().rss)
-
-    def counters(self) -> dict[str, float]:
-        """What it has counted itself."""
-        page = httpx.get(f"{self.ready['url']}/metrics", timeout=PATIENCE).raise_for_status().text
-        found = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-        return {name.split("{")[0]: float(value) for name, value in found}
-
-    def kill_and_restart(self, soak: Soak) -> float:
-        """An end without a word, and a new beginning at the same address; seconds it was away."""
-        soak.away, soak.kills = True, soak.kills + 1
-        began = time.monotonic()
-        self._process.kill()
-        self._process.wait(PATIENCE)
-        self._start(self.ready["url"].rsplit(":", 1)[1])
-        # Those that began while it was away may end later than this.
-        soak.away, soak.kills = False, soak.kills + 1
-        return time.monotonic() - began
-
-    def stop(self) -> int:
-        """Its exit code, when it was asked to end."""
-        self._process.terminate()
-        return self._process.wait(PATIENCE)
-
-
-class Watch:
-    """What happens while requests come: the kill, and readings of memory."""
-
-    def __init__(self, server: Server, soak: Soak, seconds: float) -> None:
-        self._server, self._soak, self._seconds = server, soak, seconds
-        self.away_seconds, self._answered_before = 0.0, 0
-        self._readings: list[tuple[float, int]] = []
-        self.by_minute: list[float] = []
-
-    def run(self, load: threading.Thread) -> None:
-        """Until the load is over."""
-        began, every = time.monotonic(), min(1.0, self._seconds / 20)
-        while load.is_alive():
-            load.join(every)
-            now = time.monotonic() - began
-            if not self.away_seconds and now >= self._seconds / 10:
-                self.away_seconds = self._server.kill_and_restart(self._soak)
-                self._answered_before = self._soak.outcomes["answered"]
-            self._readings.append((now, self._server.memory))
-            if now >= 60 * (len(self.by_minute) + 1):
-                self._say()
-
-    @property
-    def answered_after_restart(self) -> int:
-        """Right answers of the second life."""
-        return self._soak.outcomes["answered"] - self._answered_before
-
-    @property
-    def warm(self) -> list[int]:
-        """Memory from when it should be flat."""
-        return [size for now, size in self._readings if now >= 0.3 * self._seconds]
-
-    def growth(self) -> float:
-        """Of warm memory, from the median of its first tenth to that of its last."""
-        part = max(len(self.warm) // 10, 1)
-        return statistics.median(self.warm[-part:]) / statistics.median(self.warm[:part]) - 1
-
-    def _say(self) -> None:
-        self.by_minute.append(round(self._readings[-1][1] / 1e6, 1))
-        said = f"minute {len(self.by_minute)}: {self.by_minute[-1]} MB", dict(self._soak.outcomes)
-        print(*said, self._soak.wrong[:3], file=sys.stderr, flush=True)
-
-
 def report(server: Server, soak: Soak, watch: Watch, load: dict[str, Any]) -> dict[str, Any]:
     """Everything that was counted, and whether it is as it must be; the server is stopped."""
+    counters, files = server.at_rest(), server.open_files
     # The pool gives texts up and takes them back under load; whatever that did is seen now.
-    same, counters, outcomes = (
-        soak.idle_answers() == soak.expected,
-        server.counters(),
-        soak.outcomes,
-    )
-    judged = 0.7 * load["seconds"] >= LEAST_SECONDS
-    late = sorted(soak.late)
+    same = soak.idle_answers() == soak.expected
     found = {
         **load,
-        "sent_late_p99_seconds": round(late[int(0.99 * (len(late) - 1))], 4),
-        **{name.replace(" ", "_"): count for name, count in sorted(outcomes.items())},
+        "sent_late_p99_seconds": _p99(soak.late),
+        "took_p99_seconds": _p99(soak.took),
+        "took_most_seconds": round(max(soak.took), 2),
+        **{name.replace(" ", "_"): count for name, count in sorted(soak.outcomes.items())},
         "wrong": len(soak.wrong),
-        "lost": load["requests"] - outcomes.total() - len(soak.wrong),
+        "lost": load["requests"] - soak.outcomes.total() - len(soak.wrong),
         "away_seconds": round(watch.away_seconds, 2),
         "answered_after_restart": watch.answered_after_restart,
         "idle_answers_after": "the same" if same else "others",
-        "preemptions": int(counters["vllm:num_preemptions_total"]),
-        "evictions": int(counters["pliant:evictions_total"]),
+        **pressure(counters),
+        **left_behind(counters),
+        "open_files": files,
         "memory_mb": [round(size / 1e6, 1) for size in (watch.warm[0], watch.warm[-1])],
         "memory_mb_by_minute": watch.by_minute,
         "memory_growth": round(watch.growth(), 4),
-        "memory_judged": judged,
+        "memory_judged": watch.is_judged,
         "exit_code": server.stop(),
     }
-    flat = found["memory_growth"] <= MOST_GROWTH or not judged
-    well = same and flat and watch.answered_after_restart > 0
-    faults = found["wrong"] or found["lost"] or found["exit_code"]
-    return {**found, "passed": bool(well and not faults)}
+    found["faults"] = faults(found)
+    return {**found, "passed": not found["faults"]}
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+    """What of a report may not be so."""
+    few, many = found["open_files_before"], found["open_files"]
+    none = ("wrong", "lost", "texts_left", "cache_bytes_left", "exit_code")
+    some = ("answered_after_restart", "preemptions", "recomputed_tokens", "evictions")
+    grown = found["memory_judged"] and found["memory_growth"] > MOST_GROWTH
+    return [
+        *(f"{name} is {found[name]}" for name in none if found[name]),
+        *(f"{name} is 0" for name in some if not found[name]),
+        *(["memory grows"] if grown else []),
+        *(["files stay open"] if many > few + MORE_FILES else []),
+        *(["idle answers differ afterwards"] if found["idle_answers_after"] != "the same" else []),
+    ]
+
+
+def _p99(seconds: list[float]) -> float:
+    return round(sorted(seconds)[int(0.99 * (len(seconds) - 1))], 4)
 
 
 def main() -> int:
@@ -259,18 +214,31 @@ def main() -> int:
     parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--capacity-seconds", type=float, default=10)
-    parser.add_argument("--cache-memory", default="1MB")
+    parser.add_argument("--cache-memory", default="700KB", help="must hold one whole context")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    server = Server(options.artifact, options.cache_memory)
-    soak = Soak(server.ready["url"], server.ready["model"], 24)
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys.txt"
+        with Server(options.artifact, options.cache_memory, keys) as server:
+            found, wrong = run(server, options)
+    for what in [*wrong[:10], *found["faults"]]:
+        print(what, file=sys.stderr)
+    print(json.dumps(found))
+    return int(not found["passed"])
+
+
+def run(server: Server, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The whole soak: the report, and what was wrong."""
+    files = server.open_files
+    soak = Soak(server.ready["url"], server.ready["model"], keys=KEYS)
     capacity = soak.saturate(options.capacity_seconds, RUNNING + WAITING, options.seed)
+    if not capacity:
+        raise SystemExit(f"Nothing was finished; try more --capacity-seconds. {soak.wrong[:3]}")
     rate = LOAD * capacity
-    said = (
-        f"capacity {capacity:.1f} requests/s, load {rate:.1f} requests/s for {options.seconds:g} s"
-    )
-    print(said, file=sys.stderr, flush=True)
+    said = f"capacity {capacity:.1f} requests/s, {rate:.1f} come each second of {options.seconds:g}"
+    print(said, soak.wrong[:3], file=sys.stderr, flush=True)
     soak.outcomes.clear()
+    soak.took.clear()
     sent: list[int] = []
     load = threading.Thread(
         target=lambda: sent.append(soak.offer(rate, options.seconds, options.seed + 1))
@@ -283,11 +251,9 @@ def main() -> int:
         "capacity_per_second": round(capacity, 1),
         "load_per_second": round(rate, 1),
         "requests": sent[0],
+        "open_files_before": files,
     })  # fmt: skip
-    for what in soak.wrong[:10]:
-        print(what, file=sys.stderr)
-    print(json.dumps(found))
-    return int(not found["passed"])
+    return found, soak.wrong
 
 
 if __name__ == "__main__":

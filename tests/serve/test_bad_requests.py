@@ -250,9 +250,10 @@ def test_keys(serve: Any) -> None:
 
 def test_keys_from_a_file_and_what_cannot_be_one(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# of the house\nann:secret-of-ann\n\n")
+    path.write_text("# of the house\nann:secret-of-ann\nbob : secret-of-bob\n\n")
     keys = Keys.read(path, "from-environment")
     assert keys.client("Bearer secret-of-ann") == "ann"
+    assert keys.client("Bearer secret-of-bob") == "bob"
     assert keys.client("bearer from-environment") == "key-0"
     path.write_text("  # of the house\n ann : secret of ann \n\tschl\u00fcssel-der-anna", "utf-8")
     keys = Keys.read(path, None)

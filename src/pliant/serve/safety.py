@@ -28,8 +28,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN_PATHS = frozenset({"/", "/health"})
 #: Clients whose rate is remembered.
 _MAX_CLIENTS = 10_000
-#: How long a refused client may take to end its body.
-_DRAIN_SECONDS = 1.0
+#: Seconds in which the rest of a refused request may still come.
+_LINGER_SECONDS = 2.0
 #: What a client may give as the id of its request.
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
@@ -156,9 +156,8 @@ class Guard:
             body = await self._body(scope, receive)
         except ApiError as error:
             self._refused(scope, error)
-            await self._drain(receive)
             error.headers.setdefault("X-Request-Id", scope["pliant.request_id"])
-            await refuse(sent, error)
+            await refuse(sent, error, lambda: self._linger(receive))
             return
         scope["pliant.limits"], scope["pliant.send"] = self._limits, send
         await self._app(scope, _replay(body, receive), sent)
@@ -210,19 +209,19 @@ class Guard:
                 408, f"The body did not come within {self._limits.body_seconds:g} s."
             ) from None
 
-    async def _drain(self, receive: Receive) -> None:
-        """Read what a refused client still sends, if it is not much.
+    async def _linger(self, receive: Receive) -> None:
+        """Take in what still comes of a refused request, within bounds.
 
-        A connection that is closed with bytes unread is reset, and the client loses the answer.
+        A connection that is closed with bytes unread is reset, and its client loses the answer.
         """
-        left = 4 * self._limits.body_bytes
+        left = 2 * self._limits.body_bytes
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with asyncio.timeout(_LINGER_SECONDS):
                 while left > 0:
                     message = await receive()
-                    left -= len(message.get("body", b""))
                     if not message.get("more_body"):
                         return
+                    left -= len(message["body"])
 
 
 class _Sender:
@@ -236,8 +235,10 @@ class _Sender:
             await self._send(message)
 
 
-async def refuse(send: Send, error: ApiError) -> None:
-    """Answer with an error object."""
+async def refuse(
+    send: Send, error: ApiError, linger: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Answer with an error object, and `linger` before the connection is closed."""
     body = msgspec.json.encode(error.body)
     headers = {
         "Content-Type": "application/json",
@@ -248,6 +249,10 @@ async def refuse(send: Send, error: ApiError) -> None:
     }
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})
+    if linger is not None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await linger()
+        body = b""
     await send({"type": "http.response.body", "body": body})
 
 

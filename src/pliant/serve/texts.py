@@ -238,15 +238,16 @@ class Texts:
     def _prompt(self, text: str | Sequence[int]) -> list[int]:
         """Checked token ids, with room for what is to be written."""
         engine, request = self.engine.engine, self.request
-        context = engine.max_context
+        context = self._room.scheduler.max_tokens(self._cut)
         tokens = self.engine.tokenizer.encode(text) if isinstance(text, str) else list(text)
         wanted = max(request.max_tokens or 1, 1)
+        by_memory = " on this server (--cache-memory)" if context < engine.max_context else ""
         # The token written last needs no place in the context.
         if len(tokens) + wanted - 1 > context:
             raise bad_request(
                 # Client libraries know this error by its first words.
-                f"This model's maximum context length is {context} tokens. The request has "
-                f"{len(tokens)} of prompt and asks for {wanted} more; shorten either.",
+                f"This model's maximum context length is {context} tokens{by_memory}. The request "
+                f"has {len(tokens)} of prompt and asks for {wanted} more; shorten either.",
                 code="context_length_exceeded",
                 param="messages" if request.kind == "chat" else "prompt",
             )

@@ -234,11 +234,11 @@ def test_what_can_never_fit_is_refused_at_once(simulation: ModuleType) -> None:
     scheduler = simulation.Simulation(Limits(cache_bytes=50 * 8)).scheduler
     with pytest.raises(GenerationError, match="shorten the prompt by 4 tokens"):
         scheduler.submit(make_work("long", long_prompt(100)))
-    with pytest.raises(GenerationError, match="enough for 50 tokens"):
+    with pytest.raises(GenerationError, match="enough for 48 tokens"):
         scheduler.submit(make_work("large", long_prompt(40), max_tokens=20))
     with pytest.raises(GenerationError, match="at least one token"):
         scheduler.submit(make_work("empty", ()))
-    assert scheduler.max_tokens("large") == 50
+    assert scheduler.max_tokens("large") == 48
     scheduler.submit(make_work("one"))
     with pytest.raises(UsageError, match="already"):
         scheduler.submit(make_work("one"))

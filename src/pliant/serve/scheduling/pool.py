@@ -106,6 +106,11 @@ class CachePool:
         pages = -(-tokens // self._page_tokens)
         return min(pages * self._page_tokens, lane.max_context)
 
+    def most_tokens(self, lane: Lane) -> int:
+        """The longest sequence that fits alone: the lane's context, or whole pages."""
+        most = lane.most_tokens(self.budget_bytes)
+        return most if most == lane.max_context else most - most % self._page_tokens
+
     def make(self, lane: Lane, capacity: int, salt: str) -> Holding:
         """A holding in use; the caller has made sure that it fits."""
         holding = Holding(self._next_cache, lane, capacity, salt)

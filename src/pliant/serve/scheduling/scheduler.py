@@ -92,8 +92,8 @@ class Scheduler:
         del self._lanes[name], self._paces[name]
 
     def max_tokens(self, lane: str) -> int:
-        """Most tokens one sequence of a lane can have: its context, or what the budget holds."""
-        return self._lanes[lane].most_tokens(self.limits.cache_bytes)
+        """Most tokens of one sequence of a lane: its context, or the pages the budget holds."""
+        return self.pool.most_tokens(self._lanes[lane])
 
     def submit(self, work: Work) -> None:
         """Accept a work. Nothing is accepted that could not be finished.
@@ -209,7 +209,7 @@ class Scheduler:
         capacity = self.pool.capacity_for(lane, sequence.bound)
         needed = lane.caches.num_bytes(capacity)
         if needed > self.limits.cache_bytes:
-            most = lane.most_tokens(self.limits.cache_bytes)
+            most = self.pool.most_tokens(lane)
             raise GenerationError(
                 f"The prompt of {len(work.prompt)} tokens and up to {work.max_tokens} more take "
                 f"{needed} bytes of cache and {self.limits.cache_bytes} are "
