@@ -52,6 +52,7 @@ bench: $(INSTALLED)  ## every benchmark, then the tables and pictures made from 
 	$(BIN)/python benchmarks/build_cost.py --data-free 1B
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/few_measurements.py
+	$(BIN)/python benchmarks/sampling.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/serving.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/switching.py
 	$(BIN)/python benchmarks/search.py

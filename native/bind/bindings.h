@@ -13,5 +13,6 @@ void bind_config(nanobind::module_& m);
 void bind_low_rank(nanobind::module_& m);  // the class, and to `kernels` what it computes
 void bind_weights(nanobind::module_& m);
 void bind_engine(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 
 }  // namespace pliant

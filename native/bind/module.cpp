@@ -1,4 +1,5 @@
-// The extension module `pliant._native`: kernels for tests, plane matrices, cache and decoder.
+// The extension module `pliant._native`: kernels for tests, plane matrices, cache, decoder and
+// sampler.
 #include "bind/bindings.h"
 
 NB_MODULE(_native, m) {
@@ -6,4 +7,5 @@ NB_MODULE(_native, m) {
   pliant::bind_kernels(m);
   pliant::bind_low_rank(m);
   pliant::bind_engine(m);
+  pliant::bind_sampling(m);
 }

@@ -195,14 +195,6 @@ struct Attention {
     }
   }
 
-  static float maximum_of(Float largest) {
-    float lanes[kLanes];
-    Simd::store(lanes, largest);
-    float maximum = kMinusInfinity;
-    for (float lane : lanes) maximum = lane > maximum ? lane : maximum;
-    return maximum;
-  }
-
   // weights = exp(score - maximum); returns their sum. Values' scales then join the weights.
   static float weigh(const AttentionCall& call, const AttentionRow& row, const Block& block,
                      const Seen& seen, float* weights, float maximum) {
@@ -239,7 +231,7 @@ struct Attention {
     }
     std::fill(weights, weights + seen.first, 0.0f);
     if (seen.last < block.size) std::fill(weights + seen.last, weights + block.size, 0.0f);
-    const float block_maximum = maximum_of(largest);
+    const float block_maximum = largest_lane<Simd>(largest);
     const float grown = block_maximum > row.maximum ? block_maximum : row.maximum;
     block.rescale[place] = 1.0f;
     if (grown == kMinusInfinity) {  // nothing seen so far, or nothing but NaN

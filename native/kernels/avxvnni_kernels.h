@@ -36,6 +36,7 @@ constexpr Kernels avxvnni_kernels(const char* isa) {
       coefficients_row,
       ternary_int8<AvxVnni>,
       &kLowRankAvx2,
+      &kScoresAvx2,
   };
 }
 

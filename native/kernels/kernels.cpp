@@ -23,11 +23,15 @@ bool cpu_has_avx2() {
          __builtin_cpu_supports("f16c");
 }
 
-// Bit 4 of EAX of leaf 7, subleaf 1; not every compiler's cpu_supports knows the name.
+// Bit 4 of EAX of leaf 7, subleaf 1; not every compiler's cpu_supports knows the name. Asked once:
+// in a virtual machine the instruction ends up in the hypervisor, which takes 25 microseconds.
 bool cpu_has_avx_vnni() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return cpu_has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
-         (eax & (1u << 4)) != 0;
+  static const bool found = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return cpu_has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+           (eax & (1u << 4)) != 0;
+  }();
+  return found;
 }
 
 bool cpu_has_avx512_vnni() {

@@ -161,6 +161,7 @@ constexpr size_t decoded_floats(int head_dim) {
 }
 
 struct LowRankKernels;
+struct ScoreKernels;
 
 // The functions of one instruction-set path. All are pure and thread-safe; work is split between
 // threads by tiles, tokens or heads outside.
@@ -239,6 +240,7 @@ struct Kernels {
                        int tile_end, float* y, size_t y_stride);
 
   const LowRankKernels* low_rank;  // what adapters add to a product (low_rank.h)
+  const ScoreKernels* scores;      // what is done to logits when a token is drawn (scores.h)
 };
 
 enum class Isa : int {

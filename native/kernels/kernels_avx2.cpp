@@ -71,6 +71,7 @@ constexpr Kernels avx2_kernels(const char* isa, Product product) {
       coefficients_row,
       ternary_int8<Avx2>,
       &kLowRankAvx2,
+      &kScoresAvx2,
   };
 }
 

@@ -54,6 +54,7 @@ const Kernels kAvx512VnniKernels = {
     coefficients_row,
     ternary_int8<Avx512>,
     &kLowRankAvx2,
+    &kScoresAvx2,
 };
 
 }  // namespace pliant

@@ -297,6 +297,7 @@ const Kernels kScalarKernels = {"scalar",
                                 coefficients_f32_scalar,
                                 coefficients_row,
                                 ternary_int8_scalar,
-                                &kLowRankScalar};
+                                &kLowRankScalar,
+                                &kScoresScalar};
 
 }  // namespace pliant

@@ -12,6 +12,7 @@
 // Everything here is in an anonymous namespace: each path file compiles its own copy.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -33,6 +34,21 @@ PLIANT_INLINE void unroll(Body&& body) {
     (body(std::integral_constant<int, kIndex>{}), ...);
   }(std::make_integer_sequence<int, kCount>{});
 }
+
+// For each set of lanes, as bits, the places of those lanes of kBytes bytes in front.
+template <int kLanes, int kBytes>
+constexpr auto kPackedLanes = [] {
+  std::array<std::array<uint8_t, size_t(kLanes) * kBytes>, size_t{1} << kLanes> orders{};
+  for (size_t lanes = 0; lanes < orders.size(); ++lanes) {
+    size_t next = 0;
+    for (size_t lane = 0; lane < size_t(kLanes); ++lane) {
+      if ((lanes >> lane & 1) == 0) continue;
+      for (size_t byte = 0; byte < kBytes; ++byte)
+        orders[lanes][next++] = uint8_t(lane * kBytes + byte);
+    }
+  }
+  return orders;
+}();
 
 constexpr int kFields = 8;        // fields of four columns in a chunk
 constexpr int kNibblePlanes = 4;  // planes merged at once at most

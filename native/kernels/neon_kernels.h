@@ -39,6 +39,7 @@ constexpr Kernels neon_kernels(
       coefficients_row,
       ternary_int8<Simd>,
       &kLowRankAsimd,
+      &kScoresAsimd,
   };
 }
 

@@ -3,6 +3,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/low_rank.h"
+#include "kernels/scores.h"
 
 namespace pliant {
 

@@ -24,8 +24,7 @@ struct Avx2 {
   static constexpr bool kExchanges = true;  // select takes three instructions
 
   static __m256i first(int count) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), ascending());
   }
 
   static Float set(float value) { return _mm256_set1_ps(value); }
@@ -126,6 +125,18 @@ struct Avx2 {
     return _mm256_slli_epi32(value, kBits);
   }
   static Int add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int ascending() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  // All bits of a lane where a >= b, none where not or where one is NaN.
+  static Int at_or_above(Float a, Float b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+  }
+  // The first bits of the lanes of a mask, the first lane the lowest.
+  static unsigned lanes(Int mask) { return unsigned(_mm256_movemask_ps(from_bits(mask))); }
+  // The values of these lanes in front, in their order; what follows them is anything.
+  static Int packed(Int value, unsigned lanes) {
+    const auto* order = reinterpret_cast<const __m128i*>(kPackedLanes<kLanes, 1>[lanes].data());
+    return _mm256_permutevar8x32_epi32(value, _mm256_cvtepu8_epi32(_mm_loadl_epi64(order)));
+  }
   static Int max_unsigned(Int a, Int b) { return _mm256_max_epu32(a, b); }
   static uint32_t max_unsigned(Int value) {
     __m128i m = _mm_max_epu32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));

@@ -106,6 +106,18 @@ struct Neon {
     return vshlq_n_s32(value, kBits);
   }
   static Int add32(Int a, Int b) { return vaddq_s32(a, b); }
+  static Int ascending() { return Int{0, 1, 2, 3}; }
+  // All bits of a lane where a >= b, none where not or where one is NaN.
+  static Int at_or_above(Float a, Float b) { return vreinterpretq_s32_u32(vcgeq_f32(a, b)); }
+  // The first bits of the lanes of a mask, the first lane the lowest.
+  static unsigned lanes(Int mask) {
+    return vaddvq_u32(vandq_u32(vreinterpretq_u32_s32(mask), uint32x4_t{1, 2, 4, 8}));
+  }
+  // The values of these lanes in front, in their order; what follows them is anything.
+  static Int packed(Int value, unsigned lanes) {
+    const uint8x16_t order = vld1q_u8(kPackedLanes<kLanes, 4>[lanes].data());
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(value), order));
+  }
   static Int max_unsigned(Int a, Int b) {
     return vreinterpretq_s32_u32(vmaxq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
   }

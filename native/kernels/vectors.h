@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include "kernels/kernels.h"
@@ -38,24 +39,52 @@ PLIANT_INLINE void store_some(float* p, typename Simd::Float value, Count count)
   Simd::store(p, value);
 }
 
+// The largest of the lanes, NaN left out; minus infinity where all are.
+template <typename Simd>
+PLIANT_INLINE float largest_lane(typename Simd::Float value) {
+  float lanes[Simd::kLanes];
+  Simd::store(lanes, value);
+  float largest = -std::numeric_limits<float>::infinity();
+  for (float lane : lanes) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
 // exp(x) = 2^n * exp(r), |r| <= ln(2) / 2, exp(r) by its Taylor polynomial of degree 7: truncation
 // below 2^-27, all together below 4 u relative. Arguments are held in [-87.3, 88.3]: below, the
-// result is 1.2e-38 rather than 0; above, 2.2e38. NaN stays NaN.
+// result is 1.2e-38 rather than 0; above, 2.2e38. NaN stays NaN. Of several vectors, in place, step
+// by step: one alone waits for each of its instructions.
+template <typename Simd, int kVectors>
+PLIANT_INLINE void exponentials(typename Simd::Float (&x)[kVectors]) {
+  using Float = typename Simd::Float;
+  typename Simd::Int n[kVectors];
+  Float r[kVectors];
+  unroll<kVectors>([&](auto i) PLIANT_BODY {
+    x[i] = Simd::at_least(Simd::set(-87.3f), Simd::at_most(Simd::set(88.3f), x[i]));
+  });
+  unroll<kVectors>(
+      [&](auto i) PLIANT_BODY { n[i] = Simd::nearest(Simd::mul(x[i], Simd::set(1.44269504f))); });
+  // ln(2) in two parts, the first with so few digits that n times it is exact.
+  unroll<kVectors>([&](auto i) PLIANT_BODY {
+    const Float minus_n = Simd::sub(Simd::set(0.0f), Simd::to_float(n[i]));
+    r[i] = Simd::fma(minus_n, Simd::set(-2.12194440e-4f),
+                     Simd::fma(minus_n, Simd::set(0.693359375f), x[i]));
+    x[i] = Simd::set(1.0f / 5040);
+  });
+  constexpr float kCoefficients[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  unroll<int(std::size(kCoefficients))>([&](auto k) PLIANT_BODY {
+    unroll<kVectors>(
+        [&](auto i) PLIANT_BODY { x[i] = Simd::fma(x[i], r[i], Simd::set(kCoefficients[k])); });
+  });
+  unroll<kVectors>([&](auto i) PLIANT_BODY {
+    const auto exponent = Simd::template shift_left32<23>(Simd::add32(n[i], Simd::set32(127)));
+    x[i] = Simd::mul(x[i], Simd::from_bits(exponent));
+  });
+}
 template <typename Simd>
 PLIANT_INLINE typename Simd::Float exponential(typename Simd::Float x) {
-  using Float = typename Simd::Float;
-  x = Simd::at_least(Simd::set(-87.3f), Simd::at_most(Simd::set(88.3f), x));
-  const auto n = Simd::nearest(Simd::mul(x, Simd::set(1.44269504f)));
-  // ln(2) in two parts, the first with so few digits that n times it is exact.
-  const Float minus_n = Simd::sub(Simd::set(0.0f), Simd::to_float(n));
-  const Float r = Simd::fma(minus_n, Simd::set(-2.12194440e-4f),
-                            Simd::fma(minus_n, Simd::set(0.693359375f), x));
-  Float p = Simd::set(1.0f / 5040);
-  for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
-    p = Simd::fma(p, r, Simd::set(coefficient));
-  }
-  const auto exponent = Simd::template shift_left32<23>(Simd::add32(n, Simd::set32(127)));
-  return Simd::mul(p, Simd::from_bits(exponent));
+  typename Simd::Float one[1] = {x};
+  exponentials<Simd>(one);
+  return one[0];
 }
 
 // 1 / (1 + exp(-x)), below 8 u relative where it is above 1e-37.

@@ -107,10 +107,11 @@ inline double distance(const std::vector<float>& a, const std::vector<float>& b,
 extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
 #endif
 
-// Each of these compares one kind of product on `path` with the scalar definition.
+// Each of these compares one kind of kernel on `path` with the scalar definition.
 void check_coefficients(const Kernels& scalar, const Kernels& path);
 void check_signs(const Kernels& scalar, const Kernels& path);
 void check_ternary(const Kernels& scalar, const Kernels& path);
 void check_low_rank(const Kernels& scalar, const Kernels& path);
+void check_scores(const Kernels& scalar, const Kernels& path);
 
 }  // namespace pliant

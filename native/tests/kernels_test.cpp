@@ -318,6 +318,7 @@ void check_path(const Kernels& path) {
   check_signs(scalar, path);
   check_ternary(scalar, path);
   check_low_rank(scalar, path);
+  check_scores(scalar, path);
   std::printf("%-12s checked, %d failures so far\n", path.isa, num_failures);
 }
 

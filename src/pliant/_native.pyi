@@ -262,6 +262,45 @@ class Decoder:
     def closed(self) -> bool:
         """Whether `close` was called."""
 
+class Sampler:
+    """Draws the tokens of one text, as `pliant.runtime.sampling.Sampler` has it.
+
+    `ValueError` for options out of their range and for ids below 0.
+    """
+
+    def __init__(
+        self,
+        isa: str,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        biased: NDArray[np.int32],
+        biases: NDArray[np.float32],
+        excluded: NDArray[np.int32],
+        seen: NDArray[np.int32],
+    ) -> None: ...
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        uniform: float,
+        allowed: NDArray[np.uint32] | None = None,
+    ) -> int:
+        """The token at `uniform`, in [0, 1), of the distribution; the text goes on with it.
+
+        `GenerationError` where no score is finite, one is NaN or infinite, or a token with a bias
+        or penalty is beyond the logits; `ValueError` for other arguments that cannot be.
+        """
+
+def log_probabilities(
+    isa: str, logits: NDArray[np.float32], token: int, count: int
+) -> tuple[float, list[tuple[int, float]]]:
+    """Of a token, and of the `count` likeliest; errors as for `Sampler.sample`."""
+
 class Crew:
     """Chooses the workers of each step, for tests."""
 

@@ -1,4 +1,4 @@
-"""Distributions are those of transformers, draws depend on seed and step, options are checked."""
+"""The reference is transformers, draws depend on seed and step, options are checked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.runtime.numpy_sampler import adjusted, distribution
 
 from pliant.errors import GenerationError
 from pliant.runtime import Sampler, SamplingOptions
-from pliant.runtime.sampling import distribution
 
 OPTION_SETS: list[dict[str, Any]] = [
     {"temperature": 1.0},
@@ -76,7 +76,8 @@ def test_distribution_equals_transformers(size: int, named: dict[str, Any]) -> N
         logits = random_logits(size, seed)
         prompt = [int(i) for i in np.random.default_rng(seed).integers(0, size, 9)]
         expected = transformers_distribution(logits, prompt, options)
-        penalized = Sampler(options, prompt)._penalize(logits)
+        penalty = options.repetition_penalty
+        penalized = adjusted(logits, seen=prompt, repetition_penalty=penalty)
         found = whole(size, penalized, options)
         # Theirs is fp32: its exponentials and its running sum over `size` tokens are off by up to
         # size * 2^-24 of the whole, and a token at the edge of a nucleus may be in or out by that.
@@ -168,6 +169,19 @@ class TestDraws:
         before = logits.copy()
         Sampler(SamplingOptions(repetition_penalty=2.0), prompt=[1, 2]).sample(logits)
         assert (logits == before).all()
+
+    def test_a_mask_has_the_lowest_bits_first(self) -> None:
+        sampler = Sampler(SamplingOptions(temperature=1.0, top_k=2**40, seed=4))
+        allowed = np.array([1 << 3, 1 << 8], np.uint32)
+        assert {sampler.sample(np.zeros(50, np.float32), allowed) for _ in range(60)} == {3, 40}
+
+    def test_tokens_that_no_model_has(self) -> None:
+        for token in (-1, 2**31, 2**40):
+            for changes in ({"excluded": [token]}, {"logit_bias": {token: 1.0}}):
+                with pytest.raises(GenerationError, match=f"Token {token} is in no vocabulary"):
+                    Sampler(SamplingOptions(), **changes)  # type: ignore[arg-type]
+        with pytest.raises(GenerationError, match="50 tokens only"):
+            Sampler(SamplingOptions(), excluded=[50]).sample(np.zeros(50, np.float32))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'pliant[conformance]'")
 pytest.importorskip("tenacity")
 
-#: Both compute float64 log-probabilities of equal logits; JSON carries all their digits.
-TOLERANCE = 1e-9
+#: Of each token's log-probability: one is summed in float64, the other in blocks of float32.
+TOLERANCE = 1e-6
 PAIRS = [
     ("The fox went", " home to its hill."),
     ("The fox went", " hill its to home."),
@@ -56,8 +56,9 @@ def test_log_likelihoods(theirs: Any, ours: Any) -> None:
     found = theirs.loglikelihood(asked, disable_tqdm=True)
     expected = ours.loglikelihood(asked, disable_tqdm=True)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-    for (one, _), (other, _) in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, abs=TOLERANCE)
+    for (one, _), (other, _), (_, text) in zip(found, expected, PAIRS, strict=True):
+        # A continuation has no more tokens than letters.
+        assert one == pytest.approx(other, rel=0, abs=TOLERANCE * max(len(text), 1))
 
 
 def test_rolling_windows(theirs: Any, random_artifact: Path) -> None:
@@ -68,7 +69,8 @@ def test_rolling_windows(theirs: Any, random_artifact: Path) -> None:
     asked = [Asked("The fox said hello to the old man. " * 8)]
     (found,) = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
     (expected,) = ours.loglikelihood_rolling(asked, disable_tqdm=True)
-    assert found == pytest.approx(expected, abs=TOLERANCE)
+    letters = len(asked[0].args[0])
+    assert found == pytest.approx(expected, rel=0, abs=TOLERANCE * letters)
 
 
 def test_texts(theirs: Any, ours: Any) -> None:

@@ -87,6 +87,18 @@ def test_a_prompt_computed_twice_is_scored_once(bytes_tokenizer: Tokenizer) -> N
     assert scores[1].top == ((scores[1].token, scores[1].logprob),)
 
 
+def test_scores_are_those_of_the_model_whatever_is_asked(bytes_tokenizer: Tokenizer) -> None:
+    row = np.random.default_rng(1).normal(0, 3, VOCABULARY).astype(np.float32)
+    exact = row.astype(np.float64) - np.log(np.exp(row.astype(np.float64)).sum())
+    likely = np.argsort(-exact)[:5].tolist()
+    writer = make_writer(bytes_tokenizer, top_logprobs=5, logit_bias={7: 50.0})
+    score = writer.accept(row).score
+    assert score is not None and score.token == 7
+    assert score.logprob == pytest.approx(exact[7], abs=1e-6)
+    assert [token for token, _ in score.top] == likely
+    assert [one for _, one in score.top] == pytest.approx(exact[likely].tolist(), abs=1e-6)
+
+
 def test_a_grammar_ends_a_text_when_its_json_is_whole(bytes_tokenizer: Tokenizer) -> None:
     compiler = GrammarCompiler(bytes_tokenizer, VOCABULARY)
     grammar = compiler.compile({"enum": ["yes", "no"]})

@@ -53,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the native engine only for those who ask: generation works with any `TokenModel`."""
+    """Load the engine only for those who ask: generation works with any `TokenModel`."""
     if name == "Engine":
         from pliant.runtime.engine import Engine
 

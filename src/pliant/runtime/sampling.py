@@ -1,22 +1,25 @@
 """`Sampler`: from logits to the next token, the same one on every run.
 
 The steps and their order are those of `transformers`: repetition penalty, temperature, top-k,
-top-p, min-p, draw.
+top-p, min-p, draw. `native/ops/sampling.h` carries them out; `tests/runtime/numpy_sampler.py` says
+the same in NumPy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant import _native
 from pliant.errors import GenerationError
+from pliant.runtime.kernel_path import kernel_path
 
-#: Tokens looked at first when top-p searches its nucleus; times eight until they hold the mass.
-_FIRST_NUCLEUS = 64
+_LARGEST_ID = 2**31 - 1
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,115 +70,79 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Sampler:
-    """Chooses the tokens of one sequence.
+    """Chooses the tokens of one sequence. Not to be shared by threads.
 
     The draw of step t uses word t of the stream of a counter-based generator keyed by the seed
-    (Philox: Salmon et al., SC 2011), so neither other sequences nor earlier logits decide it.
+    (Philox: Salmon et al., SC 2011), so neither other sequences nor earlier logits decide it. It is
+    the token at which the cumulative distribution, by ascending ids, passes the number drawn.
+
+    Before all that `logit_bias` is added to the logits of tokens; `presence_penalty` is taken from
+    each token that was written before and `frequency_penalty` as often as it was (OpenAI's
+    definition: the prompt does not count); `excluded` tokens are never chosen. `GenerationError`
+    for token ids that no model has.
     """
 
-    def __init__(self, options: SamplingOptions, prompt: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        options: SamplingOptions,
+        prompt: Iterable[int] = (),
+        *,
+        logit_bias: Mapping[int, float] = MappingProxyType({}),
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        excluded: Iterable[int] = (),
+    ) -> None:
         self.options = options
         self._random = np.random.Philox(key=options.seed)
-        self._penalized = options.repetition_penalty != 1
-        self._seen = np.unique(np.fromiter(prompt, np.int64)) if self._penalized else None
+        self._sampler = _native.Sampler(
+            kernel_path(),
+            temperature=options.temperature,
+            top_k=min(options.top_k, _LARGEST_ID),
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            biased=_ids(logit_bias),
+            biases=np.fromiter(logit_bias.values(), np.float32),
+            excluded=_ids(excluded),
+            seen=_ids(prompt if options.repetition_penalty != 1 else ()),
+        )
 
-    def sample(self, logits_V: NDArray[np.float32]) -> int:
+    def sample(
+        self, logits_V: NDArray[np.float32], allowed: NDArray[np.uint32] | None = None
+    ) -> int:
         """The next token id, given the float32 logits `[vocabulary]` behind the text so far.
 
-        Raises `GenerationError` where the logits hold NaN or +inf.
+        `allowed` has a bit for each token that may come, the lowest first, `[words]`. Raises
+        `GenerationError` where the logits hold NaN or +inf, or nothing is allowed.
         """
-        scores_V = self._penalize(logits_V)
-        # argmax gives the first of equals, and the first NaN where there is one.
-        best = int(np.argmax(scores_V))
-        if not np.isfinite(scores_V[best]):
-            raise GenerationError(
-                f"The model gave the logit {scores_V[best]} for token {best}; its weights or its "
-                "cut are damaged. Run `pliant verify` on the artifact."
-            )
-        token = best if self.options.temperature == 0 else self._draw(scores_V)
-        if self._seen is not None:
-            self._seen = np.union1d(self._seen, [token])
-        return token
-
-    def _penalize(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._seen is None or not self._seen.size:
-            return logits_V
-        penalty = np.float32(self.options.repetition_penalty)
-        scores_V = logits_V.copy()
-        seen = scores_V[self._seen]
-        scores_V[self._seen] = np.where(seen < 0, seen * penalty, seen / penalty)
-        return scores_V
-
-    def _draw(self, scores_V: NDArray[np.float32]) -> int:
-        ids, probabilities = distribution(scores_V, self.options)
-        cumulative = np.cumsum(probabilities, dtype=np.float64)
-        place = np.searchsorted(cumulative, self._uniform() * cumulative[-1], side="right")
-        return int(ids[min(int(place), len(ids) - 1)])
+        uniform = self._uniform() if self.options.temperature > 0 else 0.0
+        return self._sampler.sample(logits_V, uniform, allowed)
 
     def _uniform(self) -> float:
         """The next number in [0, 1), in steps of 2^-53; one for each token drawn."""
         return (int(self._random.random_raw()) >> 11) * 2.0**-53
 
 
-def distribution(
-    scores_V: NDArray[np.float32], options: SamplingOptions
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The tokens that may be drawn, ids ascending, and their probabilities, which sum to 1.
+def log_probabilities(
+    logits_V: NDArray[np.float32], token: int, count: int
+) -> tuple[float, list[tuple[int, float]]]:
+    """Natural log-probabilities of `token` and of the `count` likeliest tokens, falling.
 
-    `scores_V` are float32 logits `[vocabulary]` after the repetition penalty, -inf for tokens that
-    are excluded; `options.temperature` is above 0. Probabilities are float32.
+    The lower id is first among equals. Logits are float32 `[vocabulary]`; `GenerationError` where
+    they hold NaN or +inf.
     """
-    kept = _top_k(scores_V, options.top_k)
-    weights = scores_V[kept]
-    weights -= weights.max()
-    weights /= np.float32(options.temperature)
-    np.exp(weights, out=weights)
-    kept, weights = _nucleus(weights, kept, options.top_p)
-    # The likeliest token has weight 1.
-    if options.min_p > 0:
-        likely = weights >= np.float32(options.min_p)
-        kept, weights = kept[likely], weights[likely]
-    return kept, weights / weights.sum(dtype=np.float64).astype(np.float32)
+    return _native.log_probabilities(kernel_path(), logits_V, token, count)
 
 
-def _top_k(scores_V: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Ids, ascending, of the `k` largest scores and of those equal to the last of them."""
-    if not 0 < k < len(scores_V):
-        return np.arange(len(scores_V))
-    place = len(scores_V) - k
-    return np.flatnonzero(scores_V >= np.partition(scores_V, place)[place])
-
-
-def _nucleus(
-    weights: NDArray[np.float32], ids: NDArray[np.int64], top_p: float
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Those of `ids`, ascending, that are the likeliest and have less than `top_p` before them.
-
-    `weights` are those of `ids`; the kept ones' are returned beside them.
-
-    Weights below `(1 - top_p) / n` of the sum of all n cannot belong: together they stay below
-    `1 - top_p`. Of the others only as many as needed are put in order, because a nucleus is small
-    beside a vocabulary.
-    """
-    if top_p >= 1:
-        return ids, weights
-    total = float(weights.sum(dtype=np.float64))
-    # Half, so that rounding cannot exclude a token at the edge.
-    likely = np.flatnonzero(weights >= np.float32(0.5 * (1 - top_p) * total / len(ids)))
-    ids, weights = ids[likely], weights[likely]
-    falling = -weights.astype(np.float64)
-    size = _FIRST_NUCLEUS
-    while True:
-        size = min(size, len(ids))
-        order = np.argpartition(falling, size - 1)[:size]
-        # Among equals the lower id goes first.
-        order = order[np.lexsort((order, falling[order]))]
-        before = falling[order] - np.cumsum(falling[order])
-        inside = before < top_p * total
-        if size == len(ids) or not inside[-1]:
-            kept = np.sort(order[inside])
-            return ids[kept], weights[kept]
-        size *= 8
+def _ids(tokens: Iterable[int]) -> NDArray[np.int32]:
+    """Token ids as the engine takes them."""
+    ids = np.fromiter(tokens, np.int64)
+    outside = ids[(ids < 0) | (ids > _LARGEST_ID)]
+    if outside.size:
+        raise GenerationError(f"Token {outside[0]} is in no vocabulary; ids go from 0 on.")
+    return ids.astype(np.int32)
 
 
 def _is_count(value: object) -> bool:

@@ -23,17 +23,16 @@ class Grammar:
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
-        self._bits = np.zeros((1, (vocab_size + 31) // 32), np.int32)
+        self._bits: NDArray[np.int32] = np.zeros((1, (vocab_size + 31) // 32), np.int32)
 
-    def allowed(self) -> NDArray[np.bool_]:
-        """Which of the next tokens are allowed, bool `[vocabulary]`."""
+    def allowed(self) -> NDArray[np.uint32]:
+        """A bit for each token that may be next, the lowest first, `[words]`; until asked again."""
         import llguidance.numpy
 
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         self._check()
-        bits = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")
-        return bits[: self._vocab_size].astype(bool)
+        bits: NDArray[np.uint32] = self._bits[0].view(np.uint32)
+        return bits
 
     def accept(self, token: int) -> None:
         """The text goes on with `token`."""

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.runtime.sampling import Sampler, SamplingOptions
+from pliant.runtime.sampling import Sampler, SamplingOptions, log_probabilities
 from pliant.runtime.stop_strings import StopStrings
 from pliant.runtime.tokenizer import Tokenizer
 from pliant.serve.grammar import Grammar
@@ -21,11 +21,10 @@ FinishReason = Literal["stop", "length"]
 class WriterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a text is written, beyond its sampling.
 
-    `logit_bias` is added to the logits of tokens; `presence_penalty` is taken from each token that
-    was written before, `frequency_penalty` as often as it was (OpenAI's definition: the prompt does
-    not count). `top_logprobs` is how many likely tokens to report beside each one, None for no
-    log-probabilities; `prompt_logprobs` reports the prompt's too. `continues` says that the text
-    goes on from its prompt.
+    `logit_bias`, `presence_penalty` and `frequency_penalty` are those of `Sampler`; `top_logprobs`
+    is how many likely tokens to report beside each one, None for no log-probabilities;
+    `prompt_logprobs` reports the prompt's too. `continues` says that the text goes on from its
+    prompt.
     """
 
     sampling: SamplingOptions
@@ -95,11 +94,16 @@ class Writer:
         self._max_context = max_context
         self._grammar = grammar
         self._eos_ids = tokenizer.eos_ids
-        self._sampler = Sampler(options.sampling, prompt)
+        self._sampler = Sampler(
+            options.sampling,
+            prompt,
+            logit_bias=options.logit_bias,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            excluded=tokenizer.eos_ids if options.ignore_eos else (),
+        )
         self._decoder = tokenizer.decoder(continues=options.continues)
         self._stops = StopStrings(options.sampling.stop)
-        self._counts: dict[int, int] = {}
-        self._counts_tokens = bool(options.presence_penalty or options.frequency_penalty)
         self._max_tokens = options.sampling.max_tokens
         self._is_plain_greedy = grammar is None and options.is_plain_greedy
         self._num_written = 0
@@ -131,7 +135,8 @@ class Writer:
 
         `GenerationError` where the logits are not finite or the grammar is at an end.
         """
-        token = self._sampler.sample(self._adjusted(logits_V))
+        allowed = None if self._grammar is None else self._grammar.allowed()
+        token = self._sampler.sample(logits_V, allowed)
         score = None if self.options.top_logprobs is None else self._score(logits_V, token)
         return self._write(token, score)
 
@@ -139,38 +144,12 @@ class Writer:
         """Take the likeliest token, for a writer that is plain greedy."""
         return self._write(token, None)
 
-    def _adjusted(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        options = self.options
-        scores_V = logits_V.copy()
-        for token, bias in options.logit_bias.items():
-            scores_V[token] += np.float32(bias)
-        if self._counts:
-            tokens = np.fromiter(self._counts, np.int64)
-            counts = np.fromiter(self._counts.values(), np.float32)
-            scores_V[tokens] -= options.presence_penalty + options.frequency_penalty * counts
-        if options.ignore_eos:
-            scores_V[list(self._eos_ids)] = -np.inf
-        if self._grammar is not None:
-            scores_V[~self._grammar.allowed()] = -np.inf
-        return scores_V
-
     def _score(self, logits_V: NDArray[np.float32], token: int) -> TokenScore:
-        logits = logits_V.astype(np.float64)
-        logits -= logits.max()
-        logprobs = logits - np.log(np.exp(logits).sum())
-        count = min(self.options.top_logprobs or 0, len(logprobs))
-        top: list[int] = []
-        if count:
-            likely = np.argpartition(-logprobs, count - 1)[:count]
-            top = likely[np.lexsort((likely, -logprobs[likely]))].tolist()
-        return TokenScore(
-            token, float(logprobs[token]), tuple((one, float(logprobs[one])) for one in top)
-        )
+        logprob, top = log_probabilities(logits_V, token, self.options.top_logprobs or 0)
+        return TokenScore(token, logprob, tuple(top))
 
     def _write(self, token: int, score: TokenScore | None) -> Emission:
         self._num_written += 1
-        if self._counts_tokens:
-            self._counts[token] = self._counts.get(token, 0) + 1
         ends = token in self._eos_ids
         if self._grammar is not None:
             self._grammar.accept(token)
