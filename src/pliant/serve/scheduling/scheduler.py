@@ -261,7 +261,8 @@ class Scheduler:
         for name in busy - self._turns:
             self._lanes[name].service = max(self._lanes[name].service, lowest)
         self._turns = busy
-        return min((self._lanes[name] for name in busy), key=lambda it: it.service, default=None)
+        lanes = (self._lanes[name] for name in busy)
+        return min(lanes, key=lambda it: (it.service, it.name), default=None)
 
     def _slices(self, lane: Lane) -> tuple[Slice, ...]:
         """One token of each that decodes, then parts of prompts within the pace of the lane."""
