@@ -34,6 +34,7 @@ def test_a_histogram_is_that_of_the_library() -> None:
 #: the reading of a prompt divide the time to the first token.
 VLLM = ("e2e_request_latency_seconds", "time_to_first_token_seconds", "inter_token_latency_seconds",
         "time_per_output_token_seconds", "request_time_per_output_token_seconds",
+        "request_queue_time_seconds", "request_prefill_time_seconds",
         "request_decode_time_seconds", "request_prompt_tokens", "request_generation_tokens",
         "request_params_n", "request_params_max_tokens", "iteration_tokens_total",
         "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prompt_tokens",
@@ -64,6 +65,10 @@ def test_the_page_is_one_that_prometheus_reads(serve: Any) -> None:
     assert value["vllm:prompt_tokens_total"] == value["vllm:prefix_cache_queries_total"] == tokens
     assert value["vllm:prefix_cache_hits_total"] > 0
     assert value["vllm:time_to_first_token_seconds_count"] == 4
+    # A wait for a place and the reading of the prompt make up the time to the first token.
+    parts = [value[f"vllm:request_{part}_time_seconds_sum"] for part in ("queue", "prefill")]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(value["vllm:time_to_first_token_seconds_sum"])
     assert value["vllm:request_params_n_sum"] == 4
 
 
@@ -75,7 +80,7 @@ def test_the_dashboard_counts_a_text_that_missed_one_in_ten_as_fluid() -> None:
     (bound,) = re.findall(r'fluidity_index_bucket\{le=\\"([\d.]+)', board.read_text())
     own, ms = Metrics("tale", dict, Deadlines(100_000_000, 50_000_000)), 1_000_000
     times = [100 * ms + 50 * ms * place for place in range(9)]
-    assert own.text(0, [*times, times[-1] + 60 * ms], 1, "stop") == 0.9
+    assert own.text(0, [*times, times[-1] + 60 * ms], 1, 10, "stop") == 0.9
     below = {s.labels.get("le"): s.value for s in _samples(own._fluidity)}
     assert below[bound] == 0 and below["+Inf"] == 1
 

@@ -22,6 +22,7 @@ from pliant.serve.grammar import GrammarCompiler
 from pliant.serve.metrics import Metrics
 from pliant.serve.subnets import Subnets
 from pliant.serve.texts import Post, Texts
+from pliant.serve.writer import Emission
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -153,8 +154,6 @@ class _Answering:
                 yield objects
         except Exception as error:
             self._failure = api_error(error)
-            # Of use where nothing has been sent yet, and the answer is that of the error.
-            self._failure.headers.update(self.headers)
             raise self._failure from error
 
     async def _objects(self) -> AsyncIterator[list[bytes]]:
@@ -162,7 +161,7 @@ class _Answering:
             objects: list[bytes] = []
             for index, event in come:
                 choice = self._choices[index]
-                first = choice.first_delta() if self._begins(index) else None
+                first = choice.first_delta() if self._begins(index, event) else None
                 entries = ([first] if first else []) + choice.push(event)
                 objects += [self._answer.chunk([entry]) for entry in entries]
                 self._note_end(index, event.finish_reason)
@@ -220,22 +219,24 @@ class _Answering:
         async for come in self.texts.events():
             for index, event in come:
                 self._choices[index].push(event)
-                self._begins(index)
+                self._begins(index, event)
                 self._note_end(index, event.finish_reason)
 
-    def _begins(self, index: int) -> bool:
+    def _begins(self, index: int, event: Emission) -> bool:
         """Whether this is the first that comes of a text, which is then noted."""
         if index in self._begun:
             return False
         self._begun.add(index)
-        self._service.metrics.first_token(self.texts.started, self.texts.times[index][0])
+        self._service.metrics.first_token(self.texts.started, event.admitted, event.nanoseconds)
         return True
 
     def _note_end(self, index: int, reason: str | None) -> None:
         if reason is not None:
             prompt = self.texts.prompts[index // self._request.num_choices]
             times = self.texts.times[index]
-            self._service.metrics.text(self.texts.started, times, len(prompt), reason)
+            # A prompt that was only scored has a token which nobody is shown.
+            written = 0 if self._request.max_tokens == 0 else len(times)
+            self._service.metrics.text(self.texts.started, times, len(prompt), written, reason)
 
 
 async def _gone(http: Request) -> None:

@@ -335,6 +335,7 @@ class EngineRoom:
                 job.has_written = True
                 with self._changed:
                     emission.reused_tokens = self.scheduler.reused_tokens(part.name)
+                    emission.admitted = self.scheduler.admitted(part.name)
             is_last = emission.finish_reason is not None
             self._outbox.put(job, emission, urgent=is_first or is_last)
             chosen.append(emission.token)

@@ -88,6 +88,7 @@ class EventStream:
 
     async def _send_error(self, error: ApiError) -> None:
         if not self._started:
+            error.headers.update(self._headers)
             await refuse(self._raw_send, error)
             return
         await self._send(b"data: " + msgspec.json.encode(error.body) + b"\n\n", last=True)

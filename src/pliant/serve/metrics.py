@@ -46,6 +46,10 @@ class Metrics:
                                   "vllm:time_per_output_token_seconds")  # fmt: skip
         self._per_token = histogram("vllm:request_time_per_output_token_seconds",
                                     "Mean time between the tokens of a text", _SECONDS)  # fmt: skip
+        self._queue = histogram("vllm:request_queue_time_seconds", "From request to a place",
+                                _SECONDS)  # fmt: skip
+        self._prefill = histogram("vllm:request_prefill_time_seconds",
+                                  "From a place to the first token", _SECONDS)  # fmt: skip
         self._decode = histogram("vllm:request_decode_time_seconds",
                                  "From first to last token", _SECONDS)  # fmt: skip
         self._choices = histogram("vllm:request_params_n", "Texts asked for at once", _CHOICES)
@@ -94,11 +98,15 @@ class Metrics:
         subnet = subnet if subnet in self._named else "others"
         self._cuts.labels(self._model, subnet).inc()
 
-    def first_token(self, started: int, time: int) -> None:
-        """A text has begun, which may be long before it ends, or is cancelled."""
+    def first_token(self, started: int, admitted: int, time: int) -> None:
+        """A text has begun, which may be long before it ends, or is cancelled; nanoseconds."""
         self._first.observe((time - started) / 1e9)
+        self._queue.observe((admitted - started) / 1e9)
+        self._prefill.observe((time - admitted) / 1e9)
 
-    def text(self, started: int, times: list[int], prompt_tokens: int, reason: str) -> float:
+    def text(
+        self, started: int, times: list[int], prompt_tokens: int, written: int, reason: str
+    ) -> float:
         """A text is finished; times in nanoseconds. Returns its fluidity-index."""
         gaps = [later - earlier for earlier, later in zip([started, *times], times, strict=False)]
         index = fluidity(gaps, self._deadlines).index
@@ -109,7 +117,7 @@ class Metrics:
         self._decode.observe((times[-1] - times[0]) / 1e9)
         self._whole.observe((times[-1] - started) / 1e9)
         self._prompts.observe(prompt_tokens)
-        self._written.observe(len(times))
+        self._written.observe(written)
         self._fluidity.observe(index)
         self._success.labels(self._model, reason).inc()
         return index

@@ -64,8 +64,9 @@ class Emission(msgspec.Struct, kw_only=True):
     """What one step added: a token, the text that became certain, and why it was the last one.
 
     `score` is that of the token if asked for, `prompt_scores` come with the first token.
-    `nanoseconds` is when it was told, `reused_tokens` how much of the prompt was in a kept
-    prefix; both are for the engine room to fill in, before anybody else sees it.
+    `nanoseconds` is when it was told; with the first come `reused_tokens`, how much of the prompt
+    was in a kept prefix, and `admitted`, the nanoseconds at which the text had a place. All three
+    are for the engine room to fill in, before anybody else sees it.
     """
 
     token: int
@@ -76,6 +77,7 @@ class Emission(msgspec.Struct, kw_only=True):
     prompt_scores: tuple[TokenScore, ...] = ()
     nanoseconds: int = 0
     reused_tokens: int = 0
+    admitted: int = 0
 
 
 class Writer:

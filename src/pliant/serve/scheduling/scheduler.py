@@ -127,6 +127,11 @@ class Scheduler:
         sequence = self._sequences.get(name)
         return (sequence.reused or 0) if sequence else 0
 
+    def admitted(self, name: str) -> int:
+        """When a work first got a cache, in nanoseconds of the clock of `plan`; 0 before that."""
+        sequence = self._sequences.get(name)
+        return sequence.admitted if sequence else 0
+
     def cancel(self, name: str) -> bool:
         """A work is no longer wanted; whether it was still there. What it computed is kept.
 
@@ -153,7 +158,7 @@ class Scheduler:
     def plan(self, now: int) -> Plan:
         """The next step at `now` nanoseconds. Call `complete` before the next `plan`."""
         expired = self._expire(now)
-        self._admit()
+        self._admit(now)
         lane = self._next_lane()
         slices = self._slices(lane) if lane else ()
         moves, self._room.moves = tuple(self._room.moves), []
@@ -236,7 +241,7 @@ class Scheduler:
         self.counts.expired += len(late)
         return tuple(late)
 
-    def _admit(self) -> None:
+    def _admit(self, now: int) -> None:
         """Start waiting sequences. The next in line is never passed over for a smaller one."""
         while self.num_running < self.limits.max_sequences:
             if not self._admits and self._running:
@@ -246,6 +251,7 @@ class Scheduler:
                 return
             self._queue.remove(sequence.work.client, sequence)
             self._running[sequence.work.name] = sequence
+            sequence.admitted = sequence.admitted or now
 
     def _is_ready(self, sequence: Sequence) -> bool:
         """Whether the prompt it shares with its leader is computed, or will not be."""

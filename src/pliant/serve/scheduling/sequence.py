@@ -19,6 +19,8 @@ class Sequence:
         self.holding: Holding | None = None
         #: Tokens taken from a prefix when it first started; None before that.
         self.reused: int | None = None
+        #: When it first got a cache; 0 before that.
+        self.admitted = 0
         #: Tokens that were computed once, so that computing them again is nobody's debt.
         self.charged = 0
 
