@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,39 @@ class TestBadInput:
         (tmp_path / "tokenizer_config.json").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
             Tokenizer.load(tmp_path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [{"added_tokens_decoder": {"x": "a"}}, {"added_tokens_decoder": ["a"]},
+         {"added_tokens_decoder": {"9" * 5000: "a"}}, {"bos_token": "\ud800"}],
+        ids=lambda content: str(content)[:40],
+    )  # fmt: skip
+    def test_tokens_that_cannot_be_added(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer], content: Any
+    ) -> None:
+        save(tmp_path, backends["byte_level"], tokenizer_config=content)
+        with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+            Tokenizer.load(tmp_path)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+    def test_pipes_are_not_waited_for(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer], name: str
+    ) -> None:
+        save(tmp_path, backends["byte_level"])
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            Tokenizer.load(tmp_path)
+
+    def test_a_tokenizer_that_loads_and_cannot_read(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer]
+    ) -> None:
+        """The library panics where a template wants a second text."""
+        backend = tokenizers.Tokenizer.from_str(backends["byte_level"].to_str())
+        backend.post_processor = tokenizers.processors.TemplateProcessing(single="$B $A")
+        tokenizer = Tokenizer.load(save(tmp_path, backend))
+        with pytest.raises(CheckpointError, match="reads no text"):
+            tokenizer.encode("a")
 
     def test_text_that_was_not_utf8(self, any_tokenizer: Tokenizer) -> None:
         text = b"caf\xe9".decode("utf-8", "surrogateescape")

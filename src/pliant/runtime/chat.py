@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pliant.errors import CheckpointError, GenerationError
+from pliant.runtime.side_file import is_there
 
 if TYPE_CHECKING:
     import jinja2
@@ -19,6 +20,10 @@ _NO_TEMPLATE = (
     "This model has no chat template, so it cannot be chatted with. Use `pliant run` to continue a "
     "text, or put the template of the model's family into chat_template.jinja."
 )
+
+#: What a template of a stranger may raise when it is compiled or rendered.
+_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+             MemoryError)  # fmt: skip
 
 
 class ChatTemplate:
@@ -43,7 +48,9 @@ class ChatTemplate:
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
             paths[path.stem] = path
         try:
-            files = {name: path.read_text("utf-8") for name, path in paths.items() if path.exists()}
+            files = {
+                name: path.read_text("utf-8") for name, path in paths.items() if is_there(path)
+            }
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(
                 f"A chat template in {folder} cannot be read: {error}."
@@ -94,8 +101,7 @@ class ChatTemplate:
         try:
             compiled.environment.reset()  # type: ignore[attr-defined]
             return compiled.render(names)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
-                AttributeError, RecursionError, MemoryError) as error:  # fmt: skip
+        except (TemplateError, *_FAILURES) as error:
             raise _refusal(error) from error
 
     def _compile(self, name: str) -> jinja2.Template:
@@ -113,7 +119,7 @@ class ChatTemplate:
         if name not in self._compiled:
             try:
                 self._compiled[name] = TemplateSandbox().from_string(self.templates[name])
-            except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
+            except (TemplateError, *_FAILURES, SyntaxError) as error:
                 raise GenerationError(
                     f"The chat template {name!r} is not valid jinja2: {error}. "
                     "Put a working one into chat_template.jinja."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tokenizers
 
 from pliant.errors import CheckpointError, DataError, UnsupportedError
 from pliant.runtime.chat import ChatTemplate, Message
+from pliant.runtime.side_file import is_there
 from pliant.runtime.token_bytes import TokenBytes
 
 _TOKENIZER_FILE = "tokenizer.json"
@@ -103,10 +105,12 @@ class Tokenizer:
         `add_bos=None` adds what the tokenizer's post-processor adds, as `transformers` does (its
         `add_bos_token` has no say beside a tokenizer.json); True makes sure that BOS is first
         where the model has one; False adds nothing. Raises `DataError` where `text` holds lone
-        surrogates, which is how Python shows bytes that were not UTF-8.
+        surrogates, which is how Python shows bytes that were not UTF-8, and `CheckpointError` for a
+        tokenizer that loads and cannot read.
         """
         _check_unicode(text)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_bos is not False).ids
+        with _faults("reads no text"):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_bos is not False).ids
         if add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -128,7 +132,8 @@ class Tokenizer:
         """
         if self._bytes is not None:
             return self._bytes(token)
-        return str(self._backend.decode([token], skip_special_tokens=False)).encode()
+        with _faults("writes no text"):
+            return str(self._backend.decode([token], skip_special_tokens=False)).encode()
 
     def is_special(self, token: int) -> bool:
         """Whether a token is a mark and not a part of texts."""
@@ -255,7 +260,8 @@ class WholeTextDecoder(StreamingDecoder):
         return self._give(self._text())
 
     def _text(self) -> str:
-        return str(self._backend.decode(self._tokens, skip_special_tokens=False))
+        with _faults("writes no text"):
+            return str(self._backend.decode(self._tokens, skip_special_tokens=False))
 
     def _give(self, text: str) -> str:
         new, self._given = text[len(self._given) :], text
@@ -274,10 +280,12 @@ def _check_unicode(text: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
-    if not path.exists():
+    if not is_there(path):
         return {}
     try:
         content = json.loads(path.read_bytes())
+        # Lone surrogates, which JSON can write and no tokenizer takes.
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON: {error}. Copy it again from its source."
@@ -289,7 +297,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_backend(folder: Path) -> tokenizers.Tokenizer:
     path = folder / _TOKENIZER_FILE
-    if not path.exists():
+    if not is_there(path):
         for name, kind in _OTHER_FILES.items():
             if (folder / name).exists():
                 raise UnsupportedError(
@@ -298,14 +306,22 @@ def _read_backend(folder: Path) -> tokenizers.Tokenizer:
                     f".save_pretrained({str(folder)!r})."
                 )
         raise CheckpointError(f"{folder} has no {_TOKENIZER_FILE}; copy it from the source.")
-    try:
+    with _faults(f"in {path} is not a tokenizer that the tokenizers library reads"):
         return tokenizers.Tokenizer.from_file(str(path))
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Whatever the tokenizers library raises as a `CheckpointError`: the file it was given is to
+    blame.
+    """
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the Rust library is no Exception
         raise CheckpointError(
-            f"{path} is not a tokenizer that the tokenizers library reads: {error}. "
-            "Copy it again from its source."
+            f"The {_TOKENIZER_FILE} {what}: {error}. Copy it again from its source."
         ) from error
 
 
@@ -343,6 +359,11 @@ def _add_tokens(
     """Add the tokens that the configuration names beyond tokenizer.json, as transformers does."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     listed = config.get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict) or not all(key.isdecimal() and len(key) < 20 for key in listed):
+        raise CheckpointError(
+            "The added_tokens_decoder of tokenizer_config.json is no object of token ids; copy the "
+            "file again from its source."
+        )
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     tokens = [_added_token(listed[key]) for key in sorted(listed, key=int)]
     tokens += [*special.values()]
