@@ -21,7 +21,7 @@ CONVERSATION = [{"role": "user", "content": "ab"}]
 
 def read_texts(artifact: Artifact) -> None:
     """Load the tokenizer and read, write and render with it."""
-    tokenizer = Tokenizer.load(artifact.path)
+    tokenizer = Tokenizer.load(artifact.path, artifact.manifest.files)
     ids = tokenizer.encode("a ab <s> é")
     tokenizer.decode(ids)
     writer = tokenizer.decoder()
@@ -58,7 +58,7 @@ def check_golden_files(artifact: Artifact) -> None:
     verify_golden(artifact.path / "golden.json", open_model, kernel_path())
     if texts is not None:
         with closing(Engine(artifact, artifact.subnet(), 1, "float32", "float32")) as exact:
-            tokenizer = Tokenizer.load(artifact.path)
+            tokenizer = Tokenizer.load(artifact.path, artifact.manifest.files)
             check_golden_texts(exact, tokenizer, texts, artifact.num_planes)
 
 

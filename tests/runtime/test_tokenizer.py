@@ -270,6 +270,19 @@ class TestBadInput:
         with pytest.raises(CheckpointError, match="not a regular file"):
             Tokenizer.load(tmp_path)
 
+    def test_files_that_are_not_listed_are_not_there(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer]
+    ) -> None:
+        """What lies in an artifact's folder and is not of it changes nothing, not even a pipe."""
+        folder = save(tmp_path, backends["byte_level"], config={"bos_token_id": 1})
+        (folder / "chat_template.jinja").write_text("x")
+        save(folder, backends["byte_level"], tokenizer_config={"chat_template": "y"})
+        os.mkfifo(folder / "special_tokens_map.json")
+        listed = Tokenizer.load(folder, ["tokenizer.json", "config.json"])
+        assert (listed.bos_id, listed.chat_template) == (1, None)
+        with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+            Tokenizer.load(folder, ["config.json"])
+
     def test_a_tokenizer_that_loads_and_cannot_read(
         self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer]
     ) -> None:

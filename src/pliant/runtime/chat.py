@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +38,25 @@ class ChatTemplate:
         self._compiled: dict[str, jinja2.Template] = {}
 
     @classmethod
-    def read(cls, folder: Path, config: Mapping[str, Any]) -> ChatTemplate | None:
+    def read(
+        cls, folder: Path, config: Mapping[str, Any], listed: Container[str] | None = None
+    ) -> ChatTemplate | None:
         """The templates in a folder, or None where there are none.
 
         Files (`chat_template.jinja`, `additional_chat_templates/NAME.jinja`) go before the
-        `chat_template` of `tokenizer_config.json`, which is a text or a list of named texts.
+        `chat_template` of `tokenizer_config.json`, which is a text or a list of named texts. With
+        `listed` only files of these names are read.
         """
         paths = {"default": folder / "chat_template.jinja"}
-        for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        # Names that are listed are of no folder within.
+        more = (folder / "additional_chat_templates").glob("*.jinja") if listed is None else ()
+        for path in sorted(more):
             paths[path.stem] = path
         try:
             files = {
-                name: path.read_text("utf-8") for name, path in paths.items() if is_there(path)
+                name: path.read_text("utf-8")
+                for name, path in paths.items()
+                if is_there(path, listed)
             }
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pliant.runtime.chat import ChatTemplate, Message
 from pliant.runtime.side_file import is_there
 from pliant.runtime.token_bytes import TokenBytes
 
-_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILE, _MAP_FILE = "tokenizer.json", "special_tokens_map.json"
 #: Vocabularies that are no tokenizer.json, and what each of them is.
 _OTHER_FILES = {
     "tokenizer.model": "a SentencePiece or tiktoken model",
@@ -54,21 +54,23 @@ class Tokenizer:
         self.chat_template = chat_template
 
     @classmethod
-    def load(cls, folder: Path | str) -> Tokenizer:
+    def load(cls, folder: Path | str, listed: Container[str] | None = None) -> Tokenizer:
         """The tokenizer in a checkpoint or artifact folder.
 
         Reads `tokenizer.json`, and where they exist `tokenizer_config.json`,
         `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json`, `config.json`.
+        With `listed`, the files of an artifact's manifest, those of other names are not there.
         Raises `UnsupportedError` where the folder has a vocabulary of another kind only, and
         `CheckpointError` where a file is missing or damaged.
         """
         folder = Path(folder)
-        backend = _read_backend(folder)
-        config = _read_json(folder / "tokenizer_config.json")
-        tokens = _special_tokens(folder, config)
+        backend = _read_backend(folder, listed)
+        config = _read_json(folder / "tokenizer_config.json", listed)
+        tokens = _special_tokens(config, lambda: _read_json(folder / _MAP_FILE, listed))
         _add_tokens(backend, config, tokens)
         texts = {name: token.content for name, token in tokens.items()}
-        configs = [_read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        names = ("generation_config.json", "config.json")
+        configs = [_read_json(folder / name, listed) for name in names]
         bos_id = _first_id(
             [backend.token_to_id(texts["bos_token"])] if "bos_token" in texts else [],
             *(_ids(config, "bos_token_id") for config in configs),
@@ -81,7 +83,7 @@ class Tokenizer:
             special_tokens=texts,
             bos_id=bos_id,
             eos_ids=eos_ids,
-            chat_template=ChatTemplate.read(folder, config),
+            chat_template=ChatTemplate.read(folder, config, listed),
         )
 
     @property
@@ -278,9 +280,9 @@ def _check_unicode(text: str) -> None:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, listed: Container[str] | None) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
-    if not is_there(path):
+    if not is_there(path, listed):
         return {}
     try:
         content = json.loads(path.read_bytes())
@@ -295,9 +297,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_backend(folder: Path) -> tokenizers.Tokenizer:
+def _read_backend(folder: Path, listed: Container[str] | None) -> tokenizers.Tokenizer:
     path = folder / _TOKENIZER_FILE
-    if not is_there(path):
+    if not is_there(path, listed):
         for name, kind in _OTHER_FILES.items():
             if (folder / name).exists():
                 raise UnsupportedError(
@@ -325,12 +327,14 @@ def _faults(what: str) -> Iterator[None]:
         ) from error
 
 
-def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, tokenizers.AddedToken]:
+def _special_tokens(
+    config: Mapping[str, Any], read_map: Callable[[], dict[str, Any]]
+) -> dict[str, tokenizers.AddedToken]:
     """Every `*_token` of the configuration by its name; a token is a text or an object."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     if "added_tokens_decoder" not in config:
         # The older place, which transformers asks only where the newer one is not used.
-        others = _read_json(folder / "special_tokens_map.json").items()
+        others = read_map().items()
         named.update({key: value for key, value in others if key.endswith("_token")})
     extra = config.get("extra_special_tokens")
     if isinstance(extra, dict):
