@@ -185,6 +185,11 @@ void check_cache_codes() {
         // All numbers there are: infinities, NaN, the least and the largest.
         for (uint16_t& half : rows) half = uint16_t(random_bits());
         for (size_t i = 0; i < size / 2; ++i) rows[i] = float_to_half(normals(1, 1.0f)[0]);
+        // One channel, or entry, from end to end of what is finite.
+        const size_t stride = is_key ? size_t(head_dim) : 1;
+        for (size_t i = 0; i < size / 2; i += stride) {
+          if (is_key || i < size_t(head_dim)) rows[i] = i / stride % 2 == 0 ? 0x7bff : 0xfbff;
+        }
         std::vector<uint8_t> unit(coded_unit_bytes(bits, head_dim));
         rows = exact(rows);
         encode_unit(rows.data(), bits, head_dim, is_key, unit.data());

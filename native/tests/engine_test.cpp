@@ -134,18 +134,50 @@ void check_taken_back(Decoder& decoder, KVCache& cache, const std::vector<int32_
                       const std::vector<float>& logits, const std::string& what) {
   const int kept = std::max(cache.exact_from(), kTokens - 30);
   cache.truncate(kept);
-  const Sequence part{&cache, {tokens.data() + kept, size_t(kTokens - kept)}, {}, nullptr, 0};
+  // With two other texts beside it there are more tokens than one step has.
+  const auto second = decoder.new_cache(kTokens, 0), third = decoder.new_cache(kTokens, 0);
+  const Sequence parts[] = {
+      {&cache, {tokens.data() + kept, size_t(kTokens - kept)}, {}, nullptr, 0},
+      {second.get(), tokens, {}, nullptr, 0},
+      {third.get(), tokens, {}, nullptr, 0}};
   bool stopped = false;
   try {
-    decoder.forward({&part, 1}, nullptr, [] { throw std::runtime_error("expected"); });
+    decoder.forward(parts, nullptr, [] { throw std::runtime_error("expected"); });
   } catch (const std::runtime_error&) {
     stopped = true;
   }
-  expect(stopped && cache.length() == kept, what + ": a request that is stopped");
+  expect(stopped && cache.length() == kept && second->length() + third->length() == 0,
+         what + ": a request that is stopped");
   const auto copy = cache.copy(kept, kTokens);
   for (KVCache* one : {copy.get(), &cache})
     expect(same_bits(logits_of(decoder, *one, tokens, kept, {3, 1}), rows_from(logits, kept)),
            what + ": what was taken back");
+}
+
+// Several tokens in one call are those of one call each, and leave the same cache.
+void check_writing_on(Decoder& decoder, KVCache& cache, const std::vector<int32_t>& tokens,
+                      const std::string& what) {
+  constexpr int kSteps = 4, kBegin = kTokens - 10;
+  cache.truncate(kBegin);
+  const auto other = cache.clone();
+  int32_t written[kSteps], apart[kSteps], last = tokens[kBegin];
+  KVCache* const caches[] = {&cache};
+  const int filled =
+      decoder.continue_greedy(caches, {&last, 1}, kSteps, {}, [] { return false; }, written);
+  for (int32_t& token : apart) {
+    const Sequence one{other.get(), {&last, 1}, {}, nullptr, 1};
+    decoder.choose({&one, 1}, &token, [] {});
+    last = token;
+  }
+  expect(filled == kSteps && std::equal(written, written + kSteps, apart) &&
+             cache.length() == kBegin + kSteps &&
+             std::ranges::equal(cache.tokens(), other->tokens()),
+         what + ": written in one call");
+  cache.truncate(kBegin);
+  std::vector<float> again = logits_of(decoder, cache, tokens, kBegin, {kTokens});
+  other->truncate(kBegin);
+  expect(same_bits(again, logits_of(decoder, *other, tokens, kBegin, {1})),
+         what + ": after writing");
 }
 
 // To a subnet with fewer groups and back, caches with it; the tokens run again are as ever.
@@ -177,6 +209,7 @@ void check_variant(const Variant& variant, const std::string& what) {
          what + ": chunks of other sizes");
   check_choice(*decoder, tokens, logits, what);
   check_taken_back(*decoder, *cache, tokens, logits, what);
+  check_writing_on(*decoder, *cache, tokens, what);
   check_switch(*decoder, smaller, *cache, tokens, logits, what);
 }
 

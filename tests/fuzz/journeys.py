@@ -63,7 +63,7 @@ def check_golden_files(artifact: Artifact) -> None:
 
 
 def run(artifact: Artifact, address: str, bits: int) -> None:
-    """A cut with a cache of `bits` bits: prompt, likeliest token, cut back, another subnet."""
+    """A cut with a cache of `bits` bits: prompt, cut back, another subnet, likeliest tokens."""
     from pliant.runtime.chunk import Chunk
     from pliant.runtime.engine import Engine
 
@@ -79,7 +79,8 @@ def run(artifact: Artifact, address: str, bits: int) -> None:
         held = engine.cache_format
         engine.switch(artifact.subnet("d1-w0.5-b1").with_cache(held.bits, held.window))
         # Logits that are not numbers are refused.
-        engine.greedy([Chunk(tokens[:2], cache), Chunk(tokens[:1], copy)])
+        chosen = engine.greedy([Chunk(tokens[:2], cache), Chunk(tokens[:1], copy)])
+        engine.continue_greedy([cache, copy], [int(one[-1]) for one in chosen], 2)
 
 
 def export(artifact: Artifact) -> None:
