@@ -72,8 +72,9 @@ sanitize: build/sanitize/_native.so  ## the native suite and a short fuzz run un
 	CMAKE=$(BIN)/cmake native/tests/run.sh sanitize
 	$(SANITIZED) $(BIN)/python tests/fuzz/fuzz_artifact.py --mutations 2000 --native $<
 
-fuzz: build/sanitize/_native.so  ## 100 000 damaged artifacts through the loader and the engine
+fuzz: build/sanitize/_native.so  ## 100 000 damaged artifacts through loader and engine, and models through importers
 	$(SANITIZED) $(BIN)/python tests/fuzz/fuzz_artifact.py --mutations 100000 --jobs 2 --native $<
+	$(BIN)/python tests/fuzz/fuzz_imports.py --mutations 100000 --jobs 2
 
 # Python itself is not instrumented, so the runtimes come first; its own leaks are not ours.
 SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \

@@ -68,10 +68,12 @@ void encode_unit(const uint16_t* rows, int bits, int head_dim, bool is_key, uint
 
 void decode_unit(const uint8_t* unit, int bits, int head_dim, bool is_key, int begin, int end,
                  uint16_t* rows) {
+  // A scale that was rounded up may lead beyond the largest fp16 number, which is no infinity.
+  constexpr float kLargest = 65504.0f;
   for (int entry = begin; entry < end; ++entry)
     for (int channel = 0; channel < head_dim; ++channel)
-      rows[size_t(entry) * size_t(head_dim) + size_t(channel)] =
-          float_to_half(coded_value(unit, bits, head_dim, is_key, entry, channel));
+      rows[size_t(entry) * size_t(head_dim) + size_t(channel)] = float_to_half(std::clamp(
+          coded_value(unit, bits, head_dim, is_key, entry, channel), -kLargest, kLargest));
 }
 
 }  // namespace pliant

@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/half.h"
 #include "kernels/kernels.h"
+#include "kernels/low_rank.h"
 
 namespace pliant {
 
@@ -62,6 +63,35 @@ struct RandomMatrix {
   }
 };
 
+// Factors of random bytes; those of A beyond its columns are zero, as the contract asks.
+struct RandomLowRank {
+  std::vector<int8_t> a, b;
+  std::vector<float> a_scales;
+  std::vector<uint16_t> b_scales;
+  LowRank view;
+
+  RandomLowRank(int rank, int rows, int columns) {
+    view.rank = rank, view.rows = rows, view.columns = columns;
+    const size_t stride = size_t(view.stride()), tiles = size_t(view.tiles());
+    const size_t padded = size_t(view.padded_rank());
+    a.resize(padded * stride);
+    for (size_t i = 0; i < a.size(); ++i) {
+      const size_t pair = i / (2 * kBlockRanks), column = pair % (stride / 2) * 2 + i % 2;
+      const size_t r = pair / (stride / 2) * kBlockRanks + i / 2 % kBlockRanks;
+      a[i] = r < size_t(rank) && column < size_t(columns) ? int8_t(random_bits()) : int8_t(0);
+    }
+    b.resize(tiles * size_t(rank) * kTileRows);
+    for (int8_t& code : b) code = int8_t(random_bits());
+    a = exact(a), b = exact(b);
+    a_scales = exact(normals(padded * size_t(view.groups()), 0.01f));
+    b_scales.resize(tiles * kTileRows);
+    for (uint16_t& scale : b_scales) scale = float_to_half(normals(1, 0.01f)[0]);
+    b_scales = exact(b_scales);
+    view.a = a.data(), view.a_scales = a_scales.data();
+    view.b = b.data(), view.b_scales = b_scales.data();
+  }
+};
+
 struct QuantizedTokens {
   AlignedBuffer<int8_t> codes;
   std::vector<float> scales;
@@ -108,10 +138,16 @@ extern const Kernels kEmulatedAvxVnniKernels;  // runs wherever AVX2 does
 #endif
 
 // Each of these compares one kind of kernel on `path` with the scalar definition.
+void check_attention(const Kernels& scalar, const Kernels& path);
 void check_coefficients(const Kernels& scalar, const Kernels& path);
 void check_signs(const Kernels& scalar, const Kernels& path);
 void check_ternary(const Kernels& scalar, const Kernels& path);
 void check_low_rank(const Kernels& scalar, const Kernels& path);
 void check_scores(const Kernels& scalar, const Kernels& path);
+// Those of which every path has the same.
+void check_cache_codes();
+void check_shift_add();
+// Whole forward passes of small random models on every path of this machine.
+void check_engine();
 
 }  // namespace pliant

@@ -116,6 +116,37 @@ void check_planes_f32(const Kernels& scalar, const Kernels& path) {
   }
 }
 
+// Norm and rounding in one pass give the bits of both; sums of scales have no fixed order.
+void check_fused(const Kernels& scalar, const Kernels& path) {
+  for (int columns : {1, 8, 31, 32, 63, 64, 65, 130, 200, 1000}) {
+    const size_t n = size_t(columns);
+    const int stride = ceil_div(columns, kGroupColumns) * kGroupColumns;
+    const size_t groups = size_t(stride / kGroupColumns);
+    const auto x = exact(normals(n, 3.0f)), weight = exact(normals(n, 1.0f));
+    std::vector<float> normed(n), scales(groups);
+    path.rms_norm(x.data(), weight.data(), 1.0f, 1e-6f, columns, normed.data());
+    const QuantizedTokens apart(path, exact(normed), 1, columns);
+    AlignedBuffer<int8_t> codes{size_t(stride)};
+    std::vector<int32_t> sums(groups);
+    path.norm_quantize(x.data(), weight.data(), 1.0f, 1e-6f, columns, stride, codes.data(),
+                       scales.data(), sums.data());
+    const bool same = std::memcmp(codes.data(), apart.codes.data(), size_t(stride)) == 0 &&
+                      same_bits(scales, apart.scales) && sums == apart.sums;
+    expect(same, std::string(path.isa) + " norm_quantize " + std::to_string(columns));
+
+    const RandomMatrix matrix(2, 70, columns, columns + 40);
+    const auto of_groups = exact(normals(groups, 1.0f));
+    std::vector<float> a(70), b(70);
+    const int tiles = matrix.view.tiles();
+    scalar.sum_scales(matrix.view, of_groups.data(), 0, tiles, a.data());
+    path.sum_scales(matrix.view, of_groups.data(), 0, 1, b.data());
+    path.sum_scales(matrix.view, of_groups.data(), 1, tiles, b.data());
+    // Scales are below 2^-5 and weights below 5: 2 (n + 2) u sum|w x|.
+    const double bound = 2.0 * (double(groups) + 2) * 0x1p-24 * double(groups) * 5 * 0x1p-5;
+    expect(distance(a, b, bound) <= 1.0, std::string(path.isa) + " sum_scales");
+  }
+}
+
 void check_elementwise(const Kernels& scalar, const Kernels& path) {
   const std::string isa = path.isa;
   for (int size : {1, 2, 7, 16, 30, 64, 288, 1001}) {
@@ -159,99 +190,6 @@ void check_elementwise(const Kernels& scalar, const Kernels& path) {
     path.store(x.data(), size, CacheType::kInt8, codes_b.data(), &scale_b);
     expect(codes_a == codes_b && scale_a == scale_b, isa + " store int8 " + std::to_string(size));
   }
-}
-
-// Entries [entries][head_dim] in memory of exactly the size that a cache of their type has.
-struct StoredEntries {
-  std::vector<uint8_t> rows;
-  std::vector<float> scales;
-
-  StoredEntries(const Kernels& kernels, const std::vector<float>& values, int entries, int head_dim,
-                CacheType type) {
-    const size_t value_bytes = type == CacheType::kFloat32   ? 4
-                               : type == CacheType::kFloat16 ? 2
-                                                             : 1;
-    rows.resize(values.size() * value_bytes);
-    scales.resize(size_t(entries));
-    for (int entry = 0; entry < entries; ++entry) {
-      const size_t first = size_t(entry) * size_t(head_dim);
-      kernels.store(values.data() + first, head_dim, type, rows.data() + first * value_bytes,
-                    &scales[size_t(entry)]);
-    }
-  }
-};
-
-// Rows that see all, a part from the middle on, and what a mask leaves.
-struct RandomRows {
-  std::vector<float> queries, outputs;
-  std::vector<uint8_t> visible;
-  std::vector<AttentionRow> rows;
-
-  RandomRows(int num_rows, int entries, int head_dim)
-      : queries(exact(normals(size_t(num_rows * head_dim), 1.0f))),
-        outputs(queries.size()),
-        visible(size_t(entries)) {
-    for (uint8_t& flag : visible) flag = random_bits() % 3 != 0;
-    visible.back() = 1;
-    for (int row = 0; row < num_rows; ++row) {
-      AttentionRow it;
-      it.query = queries.data() + row * head_dim;
-      it.output = outputs.data() + row * head_dim;
-      it.begin = row % 3 == 1 ? entries / 3 : 0;
-      it.end = row % 4 == 2 ? (entries + it.begin + 1) / 2 : entries;
-      if (row % 3 == 2 && it.end == entries) it.visible = visible.data();
-      rows.push_back(it);
-    }
-  }
-};
-
-void check_attend_size(const Kernels& scalar, const Kernels& path, int num_rows, int entries,
-                       int head_dim, int variant) {
-  const size_t size = size_t(entries) * size_t(head_dim);
-  const CacheType type = CacheType(variant % 3);
-  const auto keys = exact(normals(size, 1.0f)), values = exact(normals(size, 1.0f));
-  const StoredEntries stored_keys(scalar, keys, entries, head_dim, type);
-  const StoredEntries stored_values(path, values, entries, head_dim, type);
-  auto log_weights = normals(size_t(entries), 1.0f);
-  if (entries > 3) log_weights[1] = -INFINITY;
-  RandomRows random(num_rows, entries, head_dim);
-  AttentionCall call;
-  call.keys = stored_keys.rows.data();
-  call.values = stored_values.rows.data();
-  call.key_scales = stored_keys.scales.data();
-  call.value_scales = stored_values.scales.data();
-  call.type = type;
-  call.end = entries;
-  call.log_weights = variant >= 3 ? log_weights.data() : nullptr;
-  call.softcap = variant >= 3 ? 20.0f : 0.0f;
-  call.head_dim = head_dim;
-  call.scale = 1.0f / std::sqrt(float(head_dim));
-  call.rows = random.rows.data();
-  call.num_rows = num_rows;
-  const auto finished = [&](const Kernels& kernels) {
-    kernels.attend(call);
-    std::vector<float> output;
-    for (int i = 0; i < num_rows * head_dim; ++i)
-      output.push_back(random.outputs[size_t(i)] / random.rows[size_t(i / head_dim)].total);
-    return output;
-  };
-  const std::vector<float> a = finished(scalar), b = finished(path);
-  // A score differs by 2 (d + 3) u |q||k| scale, |q||k| scale < 4 sqrt(d), and by 16 u of the
-  // cap; a weight by as much, relative; |v| < 6. Sums over entries: 2 (n + 8) u |v|.
-  const double score = 2 * (head_dim + 3) * 4 * std::sqrt(head_dim) + 16 * 20;
-  const double bound = 0x1p-24 * 6 * (2 * score + 2 * (entries + 8));
-  expect(distance(a, b, bound) <= 1.0, std::string(path.isa) + " attend " +
-                                           std::to_string(num_rows) + " " +
-                                           std::to_string(head_dim) + " " +
-                                           std::to_string(entries) + " " + std::to_string(variant));
-}
-
-void check_attend(const Kernels& scalar, const Kernels& path) {
-  for (int head_dim : {2, 8, 24, 32, 64, 80, 128, 256})
-    for (int entries : {1, 3, 4, 63, 64, 65, 200})
-      for (int num_rows : {1, 2, 3, 4, 7, 18})
-        for (int variant = 0; variant < 6; ++variant)
-          check_attend_size(scalar, path, num_rows, entries, head_dim, variant);
 }
 
 void check_half() {
@@ -313,7 +251,8 @@ void check_path(const Kernels& path) {
   check_planes_int8(scalar, path);
   check_planes_f32(scalar, path);
   check_elementwise(scalar, path);
-  check_attend(scalar, path);
+  check_fused(scalar, path);
+  check_attention(scalar, path);
   check_coefficients(scalar, path);
   check_signs(scalar, path);
   check_ternary(scalar, path);
@@ -325,6 +264,8 @@ void check_path(const Kernels& path) {
 int run(const std::vector<std::string>& expected) {
   check_available(expected);
   check_half();
+  check_cache_codes();
+  check_shift_add();
   check_threads();
   for (const Kernels* path : available_kernels()) {
     if (path != kernels_for(Isa::kScalar)) check_path(*path);
@@ -332,6 +273,7 @@ int run(const std::vector<std::string>& expected) {
 #if defined(__x86_64__)
   if (kernels_for(Isa::kAvx2) != nullptr) check_path(kEmulatedAvxVnniKernels);
 #endif
+  check_engine();
   std::printf("%s\n", num_failures == 0 ? "all agree with the scalar definition" : "FAILED");
   return num_failures == 0 ? 0 : 1;
 }

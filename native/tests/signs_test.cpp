@@ -38,6 +38,13 @@ void check_f32(const Kernels& scalar, const Kernels& path, const RandomMatrix& m
   sign_kernels(path).product_f32(matrix.view, x.data(), 3, columns, 0, tiles, b.data(), rows);
   // Both take the same operations in the same order.
   expect(same_bits(a, b), std::string(path.isa) + " signs f32");
+  // A row is the product with ones, one column at a time.
+  std::vector<float> row(columns), one(columns), y(rows);
+  signs_row(matrix.view, matrix.view.rows - 1, row.data());
+  const int tile = tiles - 1, last = int(columns) - 1;
+  one[size_t(last)] = 1.0f;
+  sign_kernels(path).product_f32(matrix.view, one.data(), 1, columns, tile, tiles, y.data(), rows);
+  expect(y.back() == row.back(), std::string(path.isa) + " signs row");
 }
 
 }  // namespace
@@ -63,6 +70,54 @@ void check_signs(const Kernels& scalar, const Kernels& path) {
   for (size_t i = 0; i < 160; ++i) x[i] = -1.0f;
   x[200] = NAN, x[400] = std::numeric_limits<float>::infinity();
   check_int8(scalar, path, matrix, exact(x), 5);
+}
+
+void check_shift_add() {
+  for (const auto& [rows, columns, stored] : {std::array{1, 8, 8}, {33, 96, 128}, {40, 333, 340}})
+    for (int planes : {1, 2, 3, 4}) {
+      RandomMatrix matrix(planes, rows, columns, stored);
+      // Every finite number of 0 or more that a file may hold.
+      for (uint16_t& half : matrix.scales) half = uint16_t(random_bits() % 0x7c00);
+      const int groups = matrix.view.groups(), stride = groups * kGroupColumns;
+      std::vector<int8_t> codes(2 * size_t(stride));
+      for (size_t i = 0; i < codes.size(); ++i)
+        codes[i] = int(i) % stride < columns ? int8_t(random_bits() % 255 - 127) : int8_t(0);
+      std::vector<int32_t> exponents(2 * size_t(groups));
+      for (int32_t& power : exponents) power = int32_t(random_bits() % 41) - 20;
+      codes = exact(codes), exponents = exact(exponents);
+      std::vector<float> y(2 * size_t(rows));
+      const Int8Activations x{codes.data(), nullptr, nullptr, 2, stride};
+      shift_add_int8(matrix.view, x, exponents.data(), y.data(), size_t(rows));
+      // The same in fp64 by multiplication: each weight and each term of a group is exact in it,
+      // sums are rounded to 2^-53, and the result once to fp32.
+      const auto weight = [&](int row, int column) {
+        const size_t tile = size_t(row / kTileRows), lane = size_t(row % kTileRows);
+        const size_t byte = tile * matrix.view.tile_stride_bytes() +
+                            size_t(column / kChunkColumns) * kChunkBytes + lane * 4 +
+                            size_t(column % 4);
+        const size_t first = tile * matrix.view.tile_stride_scales() +
+                             size_t(column / kGroupColumns) * kTileRows + lane / kSignSharedRows;
+        double sum = 0.0;
+        for (size_t plane = 0; plane < size_t(planes); ++plane) {
+          const double scale = half_to_float(matrix.scales[first + plane * kSignBlocks]);
+          sum += matrix.planes[plane][byte] >> (column % kChunkColumns / 4) & 1 ? scale : -scale;
+        }
+        return sum;
+      };
+      for (int token = 0; token < 2; ++token)
+        for (int row = 0; row < rows; ++row) {
+          double sum = 0.0, size = 0.0;
+          for (int column = 0; column < columns; ++column) {
+            const double term =
+                std::ldexp(weight(row, column) * codes[size_t(token * stride + column)],
+                           exponents[size_t(token * groups + column / kGroupColumns)]);
+            sum += term, size += std::fabs(term);
+          }
+          const double found = y[size_t(token * rows + row)];
+          expect(std::fabs(found - sum) <= 0x1p-24 * std::fabs(sum) + columns * 0x1p-52 * size,
+                 "shift_add");
+        }
+    }
 }
 
 }  // namespace pliant

@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from pliant.errors import UsageError
+from pliant.errors import ArtifactError, UsageError
 from pliant.shape import SubnetShape
 from pliant.spec import BLOCK_MATRICES, ModelSpec
 
@@ -132,6 +132,11 @@ def gates(
     hidden_H = (wide["router.hidden"] * code_C).sum(axis=1) + wide["router.hidden.bias"]
     products_EH = wide["router.output"] * np.maximum(hidden_H, 0.0)
     score_E = products_EH.sum(axis=1) + wide["router.output.bias"]
+    if not np.isfinite(score_E).all():
+        raise ArtifactError(
+            "The router of the adapters gives experts scores that are no numbers; get the artifact "
+            "again, or build it again."
+        )
     chosen = sorted(np.argsort(-score_E, kind="stable")[: adapters.top_k].tolist())
     weights = [math.exp(score_E[expert] - score_E.max()) for expert in chosen]
     units = [round(weight / sum(weights) / _GATE_UNIT) for weight in weights]

@@ -83,7 +83,7 @@ class Subnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The subnet that `to_json` wrote; `UsageError` where the JSON is not one."""
         try:
             return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"This is not the JSON of a subnet: {error}.") from error
 
     def matrices(self) -> Iterator[MatrixCut]:

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from pliant.adapters import factor_shapes, router_shapes
 from pliant.artifact import ArtifactWriter, Findings, SourceRecord, SpecialTokens
 from pliant.artifact.tensors import matrix_shapes, vector_sizes
 from pliant.bits import EncodedMatrix, codecs
@@ -64,8 +65,8 @@ def encoded_tensors(spec, planes, codec_name="uniform"):
     return [(name, codec.encode(w, name) if w.ndim == 2 else w) for name, w in weights]
 
 
-def write_all(writer):
-    """Every tensor that is not done yet, and the small files."""
+def write_all(writer, files=None):
+    """Every tensor that is not done yet, and small files; `files` go before the usual ones."""
     for name, tensor in encoded_tensors(writer.spec, writer.codec.planes, writer.codec.name):
         if writer.is_done(name):
             continue
@@ -74,13 +75,30 @@ def write_all(writer):
             writer.write_matrix(name, dataclasses.replace(tensor, planes=few))
         else:
             writer.write_vector(name, tensor)
-    writer.write_file("config.json", json.dumps(CONFIG).encode())
-    writer.write_file("tokenizer.json", b"{}")
+    usual = {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": b"{}"}
+    for name, content in {**usual, **(files or {})}.items():
+        writer.write_file(name, content)
 
 
-def build(path, spec=None, planes=8, findings=None, **arguments):
+def random_adapters(spec, adapters):
+    """Every tensor of adapters in stored order by name; the same on every call."""
+    draw = np.random.default_rng(0)
+    shapes = {**router_shapes(spec, adapters), **factor_shapes(spec, adapters)}
+    return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_adapters(writer):
+    """Every tensor of the adapters that is not done yet."""
+    for name, tensor in random_adapters(writer.spec, writer.adapters).items():
+        if not writer.is_done(name):
+            writer.write_adapter(name, tensor)
+
+
+def build(path, spec=None, planes=8, findings=None, files=None, **arguments):
     """A finished artifact at `path`."""
     spec = spec or small_spec()
     with ArtifactWriter(path, spec, planes=planes, **arguments) as writer:
-        write_all(writer)
+        write_all(writer, files)
+        if writer.adapters is not None:
+            write_adapters(writer)
         return writer.finish(findings or some_findings(spec))

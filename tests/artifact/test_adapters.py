@@ -8,9 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
-from small_artifact import small_spec, some_findings, write_all
+from small_artifact import random_adapters, small_spec, some_findings, write_adapters, write_all
 
-from pliant.adapters import AdapterSpec, factor_shapes, gates, router_shapes, shape_code
+from pliant.adapters import AdapterSpec, gates, shape_code
 from pliant.artifact import Artifact, ArtifactWriter, verify
 from pliant.artifact.manifest import ADAPTERS_VERSION
 from pliant.errors import ArtifactError, CheckpointError, UsageError, VerificationError
@@ -18,18 +18,6 @@ from pliant.shape import SubnetShape
 
 ADAPTERS = AdapterSpec(rank=2, experts=3, top_k=2, scale=4.0)
 CUT = SubnetShape((0, 2), (1, 2), (33, 100))
-
-
-def random_adapters(spec):
-    draw = np.random.default_rng(0)
-    shapes = {**router_shapes(spec, ADAPTERS), **factor_shapes(spec, ADAPTERS)}
-    return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write_adapters(writer):
-    for name, tensor in random_adapters(writer.spec).items():
-        if not writer.is_done(name):
-            writer.write_adapter(name, tensor)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +39,14 @@ def test_they_come_back_as_fp16_and_the_router_as_it_was(whole):
     artifact = Artifact.open(whole)
     assert artifact.adapters == ADAPTERS
     assert artifact.manifest.format_version == ADAPTERS_VERSION
-    for name, tensor in random_adapters(artifact.spec).items():
+    for name, tensor in random_adapters(artifact.spec, ADAPTERS).items():
         stored = tensor if name.startswith("router") else tensor.astype(np.float16)
         np.testing.assert_array_equal(artifact.adapter(name), stored)
 
 
 def test_a_shape_gets_its_gates_and_prefixes_of_its_factors(whole):
     artifact = Artifact.open(whole)
-    tensors = random_adapters(artifact.spec)
+    tensors = random_adapters(artifact.spec, ADAPTERS)
     expected = gates(ADAPTERS, tensors, shape_code(artifact.spec, CUT))
     assert artifact.gates(CUT) == expected
     a_RI, b_OR = artifact.low_rank(CUT)("blocks.2.down", 40, 33)
@@ -84,7 +72,7 @@ def test_an_interrupted_writer_goes_on_with_the_same_bytes(whole, tmp_path):
     path, spec = tmp_path / "b.pliant", small_spec()
     with ArtifactWriter(path, spec, adapters=ADAPTERS) as writer:
         write_all(writer)
-        for name, tensor in list(random_adapters(spec).items())[:20]:
+        for name, tensor in list(random_adapters(spec, ADAPTERS).items())[:20]:
             writer.write_adapter(name, tensor)
     with ArtifactWriter(path, spec, adapters=ADAPTERS) as writer:
         assert writer.is_resumed
@@ -158,6 +146,17 @@ def test_values_that_are_not_numbers_are_found(damaged):
     change_hash(damaged, target)
     with pytest.raises(VerificationError, match=r"blocks\.1\.up\.b .* NaN or infinite"):
         verify(damaged)
+
+
+def test_a_router_without_numbers_is_refused_by_name(damaged):
+    artifact = Artifact.open(damaged)
+    target = damaged / "adapters.safetensors"
+    content = bytearray(target.read_bytes())
+    begin = content.index(artifact.adapter("router.output.bias").tobytes())
+    content[begin : begin + 4] = np.float32("nan").tobytes()
+    target.write_bytes(content)
+    with pytest.raises(ArtifactError, match="scores that are no numbers"):
+        Artifact.open(damaged).gates(CUT)
 
 
 def change_hash(path, target):

@@ -126,7 +126,9 @@ def test_damaged_files(tmp_path: Path, change: dict[str, Any]) -> None:
         read_golden(path)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"[" * 99999, b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b"[" * 99999, b"\xff", b'[{"address": "\xff"}]']
+)
 def test_files_that_are_none(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "golden.json"
     if content is not None:

@@ -186,7 +186,11 @@ def test_files_of_strangers(content: Any) -> None:
         read_golden_texts(artifact_with(msgspec.json.encode(content)))
 
 
-@pytest.mark.parametrize("content", [b"", b"[" * 99999, b"\xff", b" " * ((4 << 20) + 1)], ids=len)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[" * 99999, b"\xff", b'{"texts": [{"text": "\xff"}]}', b" " * ((4 << 20) + 1)],
+    ids=len,
+)
 def test_files_that_are_none(content: bytes) -> None:
     with pytest.raises((ArtifactError, UsageError)):
         read_golden_texts(artifact_with(content))

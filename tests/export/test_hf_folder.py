@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.errors import OutOfSpaceError, UnsupportedError, UsageError
+from pliant.artifact import Artifact
+from pliant.errors import ArtifactError, OutOfSpaceError, UnsupportedError, UsageError
 from pliant.export import export_hf, plan_hf, target
 from pliant.shape import SubnetShape
 from pliant.subnet import Subnet
@@ -192,6 +194,19 @@ def test_the_folder_says_where_it_comes_from_and_reads_texts_alike(tiny_artifact
     conversation = [{"role": "user", "content": "hello"}]
     chat = theirs.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
     assert list(chat) == ours.apply_chat_template(conversation)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[1]", b"[" * 99999], ids=len)
+def test_damaged_side_files_are_named(content, tiny_artifact, tmp_path):
+    """Only sizes of them are known when an artifact is opened."""
+    stored = tiny_artifact("llama").path
+    for name in ("config.json", "tokenizer_config.json"):
+        copy = shutil.copytree(stored, tmp_path / name)
+        artifact = Artifact.open(copy)
+        (copy / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
+            export_hf(plan_hf(artifact, "d1-b2"), "d1-b2", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_places_that_may_not_be_written(tiny_artifact, tmp_path, monkeypatch):

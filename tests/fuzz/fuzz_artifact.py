@@ -1,4 +1,4 @@
-"""Damage a tiny artifact in thousands of ways and open, verify and run each one.
+"""Damage tiny artifacts of every kind in thousands of ways and open, read, verify and run each.
 
     python tests/fuzz/fuzz_artifact.py --mutations 100000 --jobs 2
     python tests/fuzz/fuzz_artifact.py --replay 4711        # one mutation, with its traceback
@@ -24,12 +24,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "artifact")]
 
 from mutations import mutate  # noqa: E402
-from small_artifact import build, small_spec  # noqa: E402
 
 from pliant.artifact import Artifact, verify  # noqa: E402
 from pliant.errors import PliantError  # noqa: E402
@@ -67,67 +68,79 @@ def refused(work, *arguments) -> bool:
     return False
 
 
-def run_engine(artifact: Artifact) -> None:
-    """Build an engine of two cuts and run a few tokens through each."""
-    import numpy as np
-
-    from pliant.runtime.chunk import Chunk
-    from pliant.runtime.engine import Engine
-
-    for address in ("", "w0.5-b3"):
-        engine = Engine(artifact, artifact.subnet(address), threads=1)
-        try:
-            cache = engine.new_cache(8)
-            tokens = np.arange(3, dtype=np.int32) % engine.vocab_size
-            engine.forward_chunk([Chunk(tokens, cache)])
-        finally:
-            engine.close()
-
-
-def attempt(folder: Path, with_engine: bool) -> str:
+def attempt(folder: Path, number: int, with_engine: bool) -> str:
     """What became of one damaged artifact."""
+    from journeys import readings, runs
+
     opened: list[Artifact] = []
     if refused(lambda: opened.append(Artifact.open(folder))):
         refused(verify, folder)
         return "refused at open"
-    for name in opened[0].subnet_names():
-        refused(opened[0].subnet, name)
+    for step in readings().values():
+        refused(step, opened[0])
     bad_values = refused(verify, folder)
-    engine_refused = with_engine and refused(run_engine, opened[0])
+    steps = runs(number).values() if with_engine else ()
+    # All of them, also behind one that is refused.
+    engine_refused = sum(refused(step, opened[0]) for step in steps) > 0
     if bad_values:
         return "refused by verify and engine" if engine_refused else "refused by verify, ran"
     return "refused by engine" if engine_refused else "ran"
 
 
+class Place(Protocol):
+    """Where things are damaged, by any number of processes."""
+
+    def run(self, number: int) -> tuple[str, str]:
+        """Mutation `number`: its outcome, and how what was damaged."""
+
+    def clean(self, process: int) -> None:
+        """Remove what a process left."""
+
+
 class Workplace:
-    """A pristine artifact and a folder in which copies of it are damaged."""
+    """Pristine artifacts of every kind and a folder in which copies of them are damaged."""
 
-    def __init__(self, root: Path, codec: str = "uniform"):
-        spec = small_spec(num_blocks=2, vocab_size=19, hidden_size=24, ffn_size=70)
+    def __init__(self, root: Path, with_engine: bool):
+        # Behind `load_native`: these load the extension.
+        from specimens import KINDS, specimen
+
         self.root = root
-        # Three planes keep it small: each mutation hashes every file twice.
-        self.pristine = build(root / "pristine.pliant", spec, planes=3, codec=codec).path
+        self.with_engine = with_engine
+        self.pristine = [
+            specimen(root / f"pristine-{place}.pliant", kind, with_engine)
+            for place, kind in enumerate(KINDS)
+        ]
 
-    def run(self, number: int, with_engine: bool) -> tuple[str, str]:
-        """Mutation `number`: its outcome, and how the artifact was damaged."""
-        folder = self.root / f"damaged-{os.getpid()}.pliant"
-        shutil.rmtree(folder, ignore_errors=True)
+    def damaged(self, process: int) -> Path:
+        """Where a process damages."""
+        return self.root / f"damaged-{process}.pliant"
+
+    def clean(self, process: int) -> None:
+        """Remove what a process left."""
+        shutil.rmtree(self.damaged(process), ignore_errors=True)
+        shutil.rmtree(self.damaged(process).with_suffix(".out"), ignore_errors=True)
+
+    def run(self, number: int) -> tuple[str, str]:
+        """Mutation `number`: its outcome, and how which artifact was damaged."""
+        folder = self.damaged(os.getpid())
+        self.clean(os.getpid())
         # Links, not copies: `mutations.write` replaces files.
-        shutil.copytree(self.pristine, folder, copy_function=os.link)
-        damage = mutate(folder, random.Random(number))
+        pristine = self.pristine[number % len(self.pristine)]
+        shutil.copytree(pristine, folder, copy_function=os.link)
+        damage = f"{pristine.stem}: {mutate(folder, random.Random(number))}"
         try:
-            return attempt(folder, with_engine), damage
+            return attempt(folder, number, self.with_engine), damage
         except Exception:
             traceback.print_exc()
             return "FAILED", damage
 
 
-def work(place: Workplace, numbers: range, with_engine: bool, shared: mmap.mmap) -> None:
+def work(place: Place, numbers: range, shared: mmap.mmap) -> None:
     """Run mutations in this process, which may die of it; `shared` says how far it came."""
     for number in numbers:
         shared[:8] = number.to_bytes(8, "little")
         signal.alarm(SECONDS_PER_MUTATION)
-        outcome, damage = place.run(number, with_engine)
+        outcome, damage = place.run(number)
         signal.alarm(0)
         if outcome == "FAILED":
             print(f"mutation {number} ({damage})", file=sys.stderr, flush=True)
@@ -136,7 +149,7 @@ def work(place: Workplace, numbers: range, with_engine: bool, shared: mmap.mmap)
         shared[slot : slot + 8] = count.to_bytes(8, "little")
 
 
-def supervise(place: Workplace, numbers: range, with_engine: bool) -> Counter:
+def supervise(place: Place, numbers: range) -> Counter:
     """Run mutations in child processes, going on behind each one that kills its process."""
     shared = mmap.mmap(-1, 4096)
     deaths = 0
@@ -148,7 +161,7 @@ def supervise(place: Workplace, numbers: range, with_engine: bool) -> Counter:
                 if "LD_PRELOAD" not in os.environ:
                     # A sanitizer reserves terabytes of address space.
                     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-                work(place, numbers, with_engine, shared)
+                work(place, numbers, shared)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -156,7 +169,7 @@ def supervise(place: Workplace, numbers: range, with_engine: bool) -> Counter:
                 sys.stderr.flush()
                 os._exit(code)
         _, status = os.waitpid(child, 0)
-        shutil.rmtree(place.root / f"damaged-{child}.pliant", ignore_errors=True)
+        place.clean(child)
         if status == 0:
             break
         reached = int.from_bytes(shared[:8], "little")
@@ -169,14 +182,14 @@ def supervise(place: Workplace, numbers: range, with_engine: bool) -> Counter:
     return Counter(dict(zip(OUTCOMES, counts, strict=True)))
 
 
-def fuzz(place: Workplace, first: int, count: int, jobs: int, with_engine: bool) -> Counter:
+def fuzz(place: Place, first: int, count: int, jobs: int) -> Counter:
     """Outcomes of `count` mutations, split between `jobs` processes."""
     pipes = []
     for job in range(jobs):
         numbers = range(first + count * job // jobs, first + count * (job + 1) // jobs)
         reading, writing = os.pipe()
         if os.fork() == 0:
-            counts = supervise(place, numbers, with_engine)
+            counts = supervise(place, numbers)
             os.write(writing, " ".join(str(counts[name]) for name in OUTCOMES).encode())
             os._exit(0)
         os.close(writing)
@@ -189,25 +202,24 @@ def fuzz(place: Workplace, first: int, count: int, jobs: int, with_engine: bool)
     return total
 
 
-def main() -> int:
-    """Read the command line, run, print what happened."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run_from_command_line(description: str, make_place: Callable[[Path, bool], Place]) -> int:
+    """Read the command line, run mutations of the place made in a folder, print what happened."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--mutations", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--native", help="the extension to load, such as one with sanitizers")
-    parser.add_argument("--codec", default="uniform", help="what the artifact is made with")
     parser.add_argument("--replay", type=int, help="run this one mutation in this process")
     options = parser.parse_args()
     with_engine = load_native(options.native)
     memory = Path("/dev/shm")
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
-        place = Workplace(Path(root), options.codec)
+        place = make_place(Path(root), with_engine)
         if options.replay is not None:
-            print(*place.run(options.replay, with_engine), sep=": ")
+            print(*place.run(options.replay), sep=": ")
             return 0
-        counts = fuzz(place, options.first, options.mutations, options.jobs, with_engine)
+        counts = fuzz(place, options.first, options.mutations, options.jobs)
     for name in OUTCOMES:
         print(f"{counts[name]:8} {name}")
     seconds = time.monotonic() - begin
@@ -217,4 +229,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_from_command_line(__doc__, Workplace))

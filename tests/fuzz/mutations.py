@@ -14,8 +14,8 @@ from pathlib import Path
 VALUES = [
     0, 1, -1, 2, 7, 31, 32, 63, 64, 65, 127, 128, 255, 1000, 65_535, 1 << 20, (1 << 24) + 1,
     (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, 1 << 63, 1 << 64,
-    -(1 << 31), -(1 << 63), 10**30, 0.5, -0.5, 1e-300, 1e30, 1e300, -1e300, True, False, None, "",
-    "x", "../../etc/passwd", "/dev/zero", "\0", "é" * 300, [], [0], [[[]]], {}, {"a": {}},
+    -(1 << 31), -(1 << 63), 10**30, 10**400, 0.5, -0.5, 1e-300, 1e30, 1e300, -1e300, True, False,
+    None, "", "x", "../../etc/passwd", "/dev/zero", "\0", "é" * 300, [], [0], [[[]]], {}, {"a": {}},
     [0] * 1000,
 ]  # fmt: skip
 SNIPPETS = [b"NaN", b"Infinity", b"1e999", b"-1", b"}", b"]", b'"', b",", b":", b"[" * 5000, b"\0",
@@ -25,9 +25,15 @@ SNIPPETS = [b"NaN", b"Infinity", b"1e999", b"-1", b"}", b"]", b'"', b",", b":", 
 SUPPRESSED = (OSError, ValueError, TypeError, LookupError, RecursionError, AttributeError)
 
 
+#: What readers look for beside the files that a manifest lists.
+STRAYS = ["special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+          "additional_chat_templates", "tokenizer_config.json", "tokenizer.model", "subnets",
+          "studies"]  # fmt: skip
+
+
 def regular_files(folder: Path) -> list[Path]:
     """What may be read without waiting for ever, as a pipe or `/dev/zero` would make us."""
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.is_symlink())
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def mutate(folder: Path, source: random.Random) -> str:
@@ -35,6 +41,8 @@ def mutate(folder: Path, source: random.Random) -> str:
     done = []
     for _ in range(source.choice((1, 1, 1, 2, 3))):
         files = regular_files(folder)
+        if not files:
+            break
         weights = [3 if file.name == "pliant.json" else 1 for file in files]
         file = source.choices(files, weights)[0]
         change = source.choices(list(CHANGES), list(CHANGES.values()))[0]
@@ -156,7 +164,7 @@ def edit(table, source) -> str:
 def rearrange(file, source):
     """Change what the folder holds rather than what a file says."""
     other = source.choice(regular_files(file.parent))
-    match source.randrange(7):
+    match source.randrange(8):
         case 0:
             file.unlink()
         case 1:
@@ -176,6 +184,30 @@ def rearrange(file, source):
         case 6:
             (file.parent / "subnets").mkdir(exist_ok=True)
             shutil.copy(other, file.parent / "subnets" / "saved.json")
+        case 7:
+            return stray(file.parent / source.choice(STRAYS), other, source)
+    return ""
 
 
-CHANGES = {flip: 20, truncate: 2, grow: 1, splice: 3, header_length: 1, edit_json: 10, rearrange: 1}
+def stray(path, other, source):
+    """Put something under a name that a reader may look for."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    match source.randrange(5):
+        case 0:
+            os.mkfifo(path)
+        case 1:
+            path.symlink_to(source.choice(("/etc/passwd", "/dev/zero", path.name, other.name)))
+        case 2:
+            path.mkdir()
+            os.mkfifo(path / source.choice(("x.json", "0123456789abcdef.json", "x.jinja")))
+        case 3:
+            path.mkdir()
+            shutil.copy(other, path / "x.jinja")
+        case 4:
+            shutil.copy(other, path)
+    return path.name
+
+
+CHANGES = {flip: 20, truncate: 2, grow: 1, splice: 3, header_length: 1, edit_json: 10, rearrange: 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,13 @@ def test_folder_without_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         Checkpoint.open(folder)
+
+
+def test_pipes_are_not_waited_for(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        Checkpoint.open(str(folder))
 
 
 def test_pickles_are_refused_with_the_way_out(folder: Path) -> None:

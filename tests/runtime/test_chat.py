@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,9 @@ class TestRefusals:
         with pytest.raises(GenerationError, match="roles must alternate"):
             ChatTemplate({"default": GEMMA}).render(messages, variables=SPECIAL_TOKENS)
 
-    @pytest.mark.parametrize("template", ["{% for %}", "{{ x", "{% endif %}", "{{ 'a' | nosuch }}"])
+    @pytest.mark.parametrize("template", [
+        "{% for %}", "{{ x", "{% endif %}", "{{ 'a' | nosuch }}", "{{ " + "9" * 5000 + " }}",
+    ])  # fmt: skip
     def test_a_template_that_is_no_template(self, template: str) -> None:
         with pytest.raises(GenerationError, match="not valid jinja2"):
             render(template)
@@ -329,6 +332,11 @@ class TestRefusals:
     def test_a_template_file_that_is_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
         with pytest.raises(CheckpointError, match="cannot be read"):
+            ChatTemplate.read(tmp_path, {})
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "chat_template.jinja")
+        with pytest.raises(CheckpointError, match="not a regular file"):
             ChatTemplate.read(tmp_path, {})
 
 

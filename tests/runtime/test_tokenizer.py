@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,52 @@ class TestBadInput:
         (tmp_path / "tokenizer_config.json").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
             Tokenizer.load(tmp_path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [{"added_tokens_decoder": {"x": "a"}}, {"added_tokens_decoder": ["a"]},
+         {"added_tokens_decoder": {"9" * 5000: "a"}}, {"bos_token": "\ud800"}],
+        ids=lambda content: str(content)[:40],
+    )  # fmt: skip
+    def test_tokens_that_cannot_be_added(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer], content: Any
+    ) -> None:
+        save(tmp_path, backends["byte_level"], tokenizer_config=content)
+        with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+            Tokenizer.load(tmp_path)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+    def test_pipes_are_not_waited_for(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer], name: str
+    ) -> None:
+        save(tmp_path, backends["byte_level"])
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            Tokenizer.load(tmp_path)
+
+    def test_files_that_are_not_listed_are_not_there(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer]
+    ) -> None:
+        """What lies in an artifact's folder and is not of it changes nothing, not even a pipe."""
+        folder = save(tmp_path, backends["byte_level"], config={"bos_token_id": 1})
+        (folder / "chat_template.jinja").write_text("x")
+        save(folder, backends["byte_level"], tokenizer_config={"chat_template": "y"})
+        os.mkfifo(folder / "special_tokens_map.json")
+        listed = Tokenizer.load(folder, ["tokenizer.json", "config.json"])
+        assert (listed.bos_id, listed.chat_template) == (1, None)
+        with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+            Tokenizer.load(folder, ["config.json"])
+
+    def test_a_tokenizer_that_loads_and_cannot_read(
+        self, tmp_path: Path, backends: dict[str, tokenizers.Tokenizer]
+    ) -> None:
+        """The library panics where a template wants a second text."""
+        backend = tokenizers.Tokenizer.from_str(backends["byte_level"].to_str())
+        backend.post_processor = tokenizers.processors.TemplateProcessing(single="$B $A")
+        tokenizer = Tokenizer.load(save(tmp_path, backend))
+        with pytest.raises(CheckpointError, match="reads no text"):
+            tokenizer.encode("a")
 
     def test_text_that_was_not_utf8(self, any_tokenizer: Tokenizer) -> None:
         text = b"caf\xe9".decode("utf-8", "surrogateescape")

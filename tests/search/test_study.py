@@ -37,7 +37,15 @@ def test_a_study_survives_json_and_remembers() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"text": "a"}', b'{"text": "a", "weights": "b", "more": 1}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"text": "a"}',
+        b'{"text": "a", "weights": "b", "more": 1}',
+        b"\xff",
+        b'{"text": "\xff"}',
+    ],
 )
 def test_what_is_no_study_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match="damaged"):

@@ -173,6 +173,8 @@ def test_unknown_architecture_lists_all_that_are_known() -> None:
 DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"hidden_size": "64"}, "hidden_size"),
     "negative": ({"num_hidden_layers": -1}, "num_hidden_layers"),
+    "beyond all integers": ({"model_type": "gemma2", "hidden_size": 10**400}, "hidden_size"),
+    "a field that is no Unicode": ({"vocab_\ud800": 1}, "surrogates"),
     "absurd": ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
     "zero heads": ({"num_attention_heads": 0}, "num_attention_heads"),
     "no factor": ({"rope_scaling": {"rope_type": "linear"}}, "no factor"),

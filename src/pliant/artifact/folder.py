@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import mmap
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,22 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
+
+
+def json_object(content: bytes, path: Path) -> dict[str, Any]:
+    """The object in the content of the small file `path`; `ArtifactError` where it is none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is not readable JSON: {error}. Copy or build the artifact again."
+        ) from error
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"{path} holds a {type(found).__name__} where an object is expected. Copy or build the "
+            "artifact again."
+        )
+    return found
 
 
 def map_inside(folder: Path, name: str, size: int) -> NDArray[np.uint8]:

@@ -176,7 +176,7 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The manifest in `text`, all of it checked; `ArtifactError`, `UnsupportedError`."""
         try:
             version = msgspec.json.decode(text, type=_Version).format_version
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
         if not FORMAT_VERSION <= version <= MATRIX_PLANES_VERSION:
             raise UnsupportedError(
@@ -187,7 +187,7 @@ class Manifest(Findings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         try:
             manifest = msgspec.json.decode(text, type=cls)
             _check(manifest)
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST_FILE} is not a manifest: {error}.") from error
         except ArtifactError:
             raise

@@ -376,7 +376,7 @@ def _judge(run: _Run) -> None:
 def _object(text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _usage(f"--extra is no JSON object: {error}.") from error
 
 

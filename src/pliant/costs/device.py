@@ -177,7 +177,7 @@ def read_device(path: Path) -> Device:
         if path.suffix == ".toml":
             return msgspec.toml.decode(raw, type=Device)
         return msgspec.json.decode(raw, type=Device)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"The profile {path} is no device: {error}. Copy one of {PROFILES} and change it, or "
             "probe again."

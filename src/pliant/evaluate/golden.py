@@ -154,7 +154,7 @@ def read_golden(path: Path) -> list[GoldenRecord]:
     """The records in `golden.json`; `ArtifactError` where it is missing or damaged."""
     try:
         records = msgspec.json.decode(path.read_bytes(), type=list[GoldenRecord])
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} does not hold golden logits: {error}. Build the artifact again."
         ) from error

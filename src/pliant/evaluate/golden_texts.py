@@ -168,7 +168,7 @@ def read_golden_texts(artifact: Artifact) -> GoldenTexts | None:
     content = artifact.read_file(GOLDEN_TEXTS_FILE, _MAX_BYTES)
     try:
         found = msgspec.json.decode(content, type=GoldenTexts)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} does not hold golden texts: {error}. Build the artifact again."
         ) from error

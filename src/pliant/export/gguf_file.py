@@ -135,7 +135,7 @@ def plan_gguf(
             "of zero and computes the same, or cut the subnet to that width."
         )
     held_or_nearest(artifact, subnet, lambda one: check_held(held_spec(one, HeldShape.around(one))))
-    tokenizer = Tokenizer.load(artifact.path)
+    tokenizer = Tokenizer.load(artifact.path, artifact.manifest.files)
     return GgufPlan(
         weights=weights,
         vocabulary=gguf_vocabulary(tokenizer, weights.spec.vocab_size),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.artifact import Artifact
+from pliant.artifact.folder import json_object
 from pliant.export.dense import DenseWeights
 from pliant.export.hf_config import held_by_transformers, subnet_config
 from pliant.export.model_card import model_card
@@ -87,7 +88,7 @@ def plan_hf(
     """
     subnet = artifact.subnet(address)
     weights = DenseWeights(artifact, subnet, held_by_transformers(subnet, pad))
-    config = json.loads(artifact.read_file("config.json"))
+    config = json_object(artifact.read_file("config.json"), artifact.path / "config.json")
     sizes = {name: NUMBER_BYTES[dtype] * int(np.prod(shape))
              for name, shape in weights.shapes().items()}  # fmt: skip
     return HfPlan(
@@ -168,7 +169,7 @@ def _name_tokenizer_class(folder: Path) -> None:
     The class it would choose for the architecture may rebuild parts of the tokenizer.
     """
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_bytes()) if path.is_file() else {}
+    config = json_object(path.read_bytes(), path) if path.is_file() else {}
     if "tokenizer_class" not in config:
         _write_json(path, {"tokenizer_class": "PreTrainedTokenizerFast", **config})
 

@@ -25,7 +25,7 @@ def storage_of(target: str, path: Path) -> str:
         tensors = import_gguf().GGUFReader(path).tensors
         counts = Counter(one.tensor_type.name for one in tensors if len(one.shape) == 2)
         return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    except (OSError, msgspec.DecodeError, ValueError, IndexError, KeyError) as error:
+    except (OSError, ValueError, RecursionError, IndexError, KeyError) as error:
         raise UsageError(
             f"{path} is not what `pliant export --to {target}` wrote: {error}. Give --at the "
             "path of an export, or leave it out to export to a temporary place."

@@ -8,7 +8,6 @@ and everything else is passed on untouched.
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.quantizers.auto import (
 )
 
 from pliant.artifact.address import split_address
+from pliant.artifact.folder import json_object
 from pliant.artifact.manifest import MANIFEST_FILE
 from pliant.errors import UsageError
 from pliant.export.hf_config import subnet_config
@@ -108,7 +108,8 @@ def _config_and_rest(
         )
     quantization = PliantConfig(str(folder.resolve()), subnet, **options)
     weights = opened(quantization)
-    dense = json.loads(weights.artifact.read_file("config.json"))
+    artifact = weights.artifact
+    dense = json_object(artifact.read_file("config.json"), artifact.path / "config.json")
     values = subnet_config(dense, weights.subnet, weights.held, "float32")
     values.pop("torch_dtype")
     # Embedding and head are modules over planes, each with its own number of them; nothing to tie.

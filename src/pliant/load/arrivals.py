@@ -69,7 +69,7 @@ def _parsed(path: Path, lines: Iterable[bytes]) -> Iterable[Arrival]:
             continue
         try:
             found = msgspec.json.decode(line, type=_TraceLine)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"Line {number} of {path} is no request: {error}.") from error
         if found.at < 0 or min(found.words, found.max_tokens) < 1:
             raise DataError(f"Line {number} of {path} has a number that is too small.")

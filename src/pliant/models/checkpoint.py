@@ -155,7 +155,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}; it should be an object.")
@@ -179,6 +179,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     single = folder / "model.safetensors"
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    files = [path for path in files if path.is_file()]
     if files:
         return files
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))

@@ -35,7 +35,7 @@ def read_measurements(path: Path) -> list[MeasuredStep]:
         raise UsageError(f"{path} is larger than {_MOST_BYTES} bytes, so no measurements.")
     try:
         found = msgspec.json.decode(raw, type=_File).steps
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} has no measurements: {error}. Write them with `pliant bench --json`."
         ) from error
@@ -49,7 +49,7 @@ def _step(raw: msgspec.Raw, place: int, path: Path) -> MeasuredStep:
         step = msgspec.json.decode(raw, type=MeasuredStep)
         if step.tokens + step.cached > step.subnet.spec.max_context:
             raise UsageError(f"The model reads {step.subnet.spec.max_context} tokens at most.")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PliantError) as error:
+    except (ValueError, RecursionError, PliantError) as error:
         raise UsageError(f"Step {place} of {path} cannot be used: {error}") from error
     return step
 

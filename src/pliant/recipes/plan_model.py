@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no {path}; a plan needs the config.json.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; a plan needs a config.json.")

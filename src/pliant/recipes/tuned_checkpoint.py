@@ -91,7 +91,7 @@ def read_record(folder: Path, spec: ModelSpec) -> TuningRecord | None:
         _check_finer(record.finer, spec)
         if record.version != 1 or not record.depth_paths:
             raise CheckpointError(f"it has version {record.version} and paths of no or some method")
-    except (msgspec.DecodeError, PliantError) as error:
+    except (ValueError, RecursionError, PliantError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); remove it to have the model's shapes chosen anew, or "
             "tune again."

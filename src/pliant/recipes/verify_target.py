@@ -136,7 +136,7 @@ def verify_target(
     compared over the first `TEXT_TOKENS` tokens in the same windows on both sides. Raises what
     `TargetEngine` raises; differences are in the report, and `require` turns them into an error.
     """
-    tokenizer = Tokenizer.load(artifact.path)
+    tokenizer = Tokenizer.load(artifact.path, artifact.manifest.files)
     with (
         TargetEngine(target, path, python, threads) as theirs,
         Engine(

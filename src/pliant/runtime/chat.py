@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pliant.errors import CheckpointError, GenerationError
+from pliant.runtime.side_file import is_there
 
 if TYPE_CHECKING:
     import jinja2
@@ -19,6 +20,10 @@ _NO_TEMPLATE = (
     "This model has no chat template, so it cannot be chatted with. Use `pliant run` to continue a "
     "text, or put the template of the model's family into chat_template.jinja."
 )
+
+#: What a template of a stranger may raise when it is compiled or rendered.
+_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+             MemoryError)  # fmt: skip
 
 
 class ChatTemplate:
@@ -33,17 +38,26 @@ class ChatTemplate:
         self._compiled: dict[str, jinja2.Template] = {}
 
     @classmethod
-    def read(cls, folder: Path, config: Mapping[str, Any]) -> ChatTemplate | None:
+    def read(
+        cls, folder: Path, config: Mapping[str, Any], listed: Container[str] | None = None
+    ) -> ChatTemplate | None:
         """The templates in a folder, or None where there are none.
 
         Files (`chat_template.jinja`, `additional_chat_templates/NAME.jinja`) go before the
-        `chat_template` of `tokenizer_config.json`, which is a text or a list of named texts.
+        `chat_template` of `tokenizer_config.json`, which is a text or a list of named texts. With
+        `listed` only files of these names are read.
         """
         paths = {"default": folder / "chat_template.jinja"}
-        for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        # Names that are listed are of no folder within.
+        more = (folder / "additional_chat_templates").glob("*.jinja") if listed is None else ()
+        for path in sorted(more):
             paths[path.stem] = path
         try:
-            files = {name: path.read_text("utf-8") for name, path in paths.items() if path.exists()}
+            files = {
+                name: path.read_text("utf-8")
+                for name, path in paths.items()
+                if is_there(path, listed)
+            }
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(
                 f"A chat template in {folder} cannot be read: {error}."
@@ -94,8 +108,7 @@ class ChatTemplate:
         try:
             compiled.environment.reset()  # type: ignore[attr-defined]
             return compiled.render(names)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
-                AttributeError, RecursionError, MemoryError) as error:  # fmt: skip
+        except (TemplateError, *_FAILURES) as error:
             raise _refusal(error) from error
 
     def _compile(self, name: str) -> jinja2.Template:
@@ -113,7 +126,7 @@ class ChatTemplate:
         if name not in self._compiled:
             try:
                 self._compiled[name] = TemplateSandbox().from_string(self.templates[name])
-            except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
+            except (TemplateError, *_FAILURES, SyntaxError) as error:
                 raise GenerationError(
                     f"The chat template {name!r} is not valid jinja2: {error}. "
                     "Put a working one into chat_template.jinja."

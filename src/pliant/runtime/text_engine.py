@@ -129,7 +129,7 @@ class Pliant:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer stored in the artifact."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer.load(self.artifact.path)
+            self._tokenizer = Tokenizer.load(self.artifact.path, self.artifact.manifest.files)
         return self._tokenizer
 
     def subnet(self, address: str = "") -> Subnet:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import tokenizers
 
 from pliant.errors import CheckpointError, DataError, UnsupportedError
 from pliant.runtime.chat import ChatTemplate, Message
+from pliant.runtime.side_file import is_there
 from pliant.runtime.token_bytes import TokenBytes
 
-_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILE, _MAP_FILE = "tokenizer.json", "special_tokens_map.json"
 #: Vocabularies that are no tokenizer.json, and what each of them is.
 _OTHER_FILES = {
     "tokenizer.model": "a SentencePiece or tiktoken model",
@@ -52,21 +54,23 @@ class Tokenizer:
         self.chat_template = chat_template
 
     @classmethod
-    def load(cls, folder: Path | str) -> Tokenizer:
+    def load(cls, folder: Path | str, listed: Container[str] | None = None) -> Tokenizer:
         """The tokenizer in a checkpoint or artifact folder.
 
         Reads `tokenizer.json`, and where they exist `tokenizer_config.json`,
         `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json`, `config.json`.
+        With `listed`, the files of an artifact's manifest, those of other names are not there.
         Raises `UnsupportedError` where the folder has a vocabulary of another kind only, and
         `CheckpointError` where a file is missing or damaged.
         """
         folder = Path(folder)
-        backend = _read_backend(folder)
-        config = _read_json(folder / "tokenizer_config.json")
-        tokens = _special_tokens(folder, config)
+        backend = _read_backend(folder, listed)
+        config = _read_json(folder / "tokenizer_config.json", listed)
+        tokens = _special_tokens(config, lambda: _read_json(folder / _MAP_FILE, listed))
         _add_tokens(backend, config, tokens)
         texts = {name: token.content for name, token in tokens.items()}
-        configs = [_read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        names = ("generation_config.json", "config.json")
+        configs = [_read_json(folder / name, listed) for name in names]
         bos_id = _first_id(
             [backend.token_to_id(texts["bos_token"])] if "bos_token" in texts else [],
             *(_ids(config, "bos_token_id") for config in configs),
@@ -79,7 +83,7 @@ class Tokenizer:
             special_tokens=texts,
             bos_id=bos_id,
             eos_ids=eos_ids,
-            chat_template=ChatTemplate.read(folder, config),
+            chat_template=ChatTemplate.read(folder, config, listed),
         )
 
     @property
@@ -103,10 +107,12 @@ class Tokenizer:
         `add_bos=None` adds what the tokenizer's post-processor adds, as `transformers` does (its
         `add_bos_token` has no say beside a tokenizer.json); True makes sure that BOS is first
         where the model has one; False adds nothing. Raises `DataError` where `text` holds lone
-        surrogates, which is how Python shows bytes that were not UTF-8.
+        surrogates, which is how Python shows bytes that were not UTF-8, and `CheckpointError` for a
+        tokenizer that loads and cannot read.
         """
         _check_unicode(text)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_bos is not False).ids
+        with _faults("reads no text"):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_bos is not False).ids
         if add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -128,7 +134,8 @@ class Tokenizer:
         """
         if self._bytes is not None:
             return self._bytes(token)
-        return str(self._backend.decode([token], skip_special_tokens=False)).encode()
+        with _faults("writes no text"):
+            return str(self._backend.decode([token], skip_special_tokens=False)).encode()
 
     def is_special(self, token: int) -> bool:
         """Whether a token is a mark and not a part of texts."""
@@ -255,7 +262,8 @@ class WholeTextDecoder(StreamingDecoder):
         return self._give(self._text())
 
     def _text(self) -> str:
-        return str(self._backend.decode(self._tokens, skip_special_tokens=False))
+        with _faults("writes no text"):
+            return str(self._backend.decode(self._tokens, skip_special_tokens=False))
 
     def _give(self, text: str) -> str:
         new, self._given = text[len(self._given) :], text
@@ -272,12 +280,14 @@ def _check_unicode(text: str) -> None:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, listed: Container[str] | None) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
-    if not path.exists():
+    if not is_there(path, listed):
         return {}
     try:
         content = json.loads(path.read_bytes())
+        # Lone surrogates, which JSON can write and no tokenizer takes.
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON: {error}. Copy it again from its source."
@@ -287,9 +297,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_backend(folder: Path) -> tokenizers.Tokenizer:
+def _read_backend(folder: Path, listed: Container[str] | None) -> tokenizers.Tokenizer:
     path = folder / _TOKENIZER_FILE
-    if not path.exists():
+    if not is_there(path, listed):
         for name, kind in _OTHER_FILES.items():
             if (folder / name).exists():
                 raise UnsupportedError(
@@ -298,23 +308,33 @@ def _read_backend(folder: Path) -> tokenizers.Tokenizer:
                     f".save_pretrained({str(folder)!r})."
                 )
         raise CheckpointError(f"{folder} has no {_TOKENIZER_FILE}; copy it from the source.")
-    try:
+    with _faults(f"in {path} is not a tokenizer that the tokenizers library reads"):
         return tokenizers.Tokenizer.from_file(str(path))
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Whatever the tokenizers library raises as a `CheckpointError`: the file it was given is to
+    blame.
+    """
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the Rust library is no Exception
         raise CheckpointError(
-            f"{path} is not a tokenizer that the tokenizers library reads: {error}. "
-            "Copy it again from its source."
+            f"The {_TOKENIZER_FILE} {what}: {error}. Copy it again from its source."
         ) from error
 
 
-def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, tokenizers.AddedToken]:
+def _special_tokens(
+    config: Mapping[str, Any], read_map: Callable[[], dict[str, Any]]
+) -> dict[str, tokenizers.AddedToken]:
     """Every `*_token` of the configuration by its name; a token is a text or an object."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     if "added_tokens_decoder" not in config:
         # The older place, which transformers asks only where the newer one is not used.
-        others = _read_json(folder / "special_tokens_map.json").items()
+        others = read_map().items()
         named.update({key: value for key, value in others if key.endswith("_token")})
     extra = config.get("extra_special_tokens")
     if isinstance(extra, dict):
@@ -343,6 +363,11 @@ def _add_tokens(
     """Add the tokens that the configuration names beyond tokenizer.json, as transformers does."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     listed = config.get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict) or not all(key.isdecimal() and len(key) < 20 for key in listed):
+        raise CheckpointError(
+            "The added_tokens_decoder of tokenizer_config.json is no object of token ids; copy the "
+            "file again from its source."
+        )
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     tokens = [_added_token(listed[key]) for key in sorted(listed, key=int)]
     tokens += [*special.values()]

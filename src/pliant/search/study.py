@@ -72,7 +72,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The study that `to_json` wrote; `DataError` where the JSON is not one."""
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"A saved study is damaged ({error}); delete it.") from error
 
 

@@ -88,7 +88,7 @@ def _parse(config: dict[str, Any], row: Architecture) -> TextConfig:
     given = {key: value for key, value in config.items() if value is not None or key in nullable}
     try:
         return msgspec.convert({**row.defaults, **given}, TextConfig)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # of msgspec, and of texts that are no Unicode
         raise CheckpointError(f"config.json cannot be read: {error}.") from error
 
 

@@ -11,7 +11,8 @@ from pliant.spec.model import MAX_BLOCKS
 #: The two kinds of attention that `layer_types` may name.
 FULL, SLIDING = "full_attention", "sliding_attention"
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+#: Integers that JSON readers agree on; products of them are checked where they are made.
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 BlockCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCKS)]
 
 

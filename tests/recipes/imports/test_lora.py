@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,8 @@ def test_a_folder_that_is_none(random_checkpoint: Path, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="not a whole safetensors"):
         merged_folder(str(random_checkpoint), adapter, tmp_path / "merged")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (adapter / name).unlink()
+        os.mkfifo(adapter / name)
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            merged_folder(str(random_checkpoint), adapter, tmp_path / "merged")

@@ -59,7 +59,7 @@ def gguf_folder(path: Path, folder: Path, progress: Progress = silent) -> Path:
 def _config(file: GgufFile) -> dict[str, Any]:
     """The config.json that the metadata stand for."""
     arch = file.metadata.get("general.architecture")
-    if arch not in _CLASSES:
+    if not isinstance(arch, str) or arch not in _CLASSES:
         raise UnsupportedError(
             f"{file.path} is a {str(arch)[:40]!r}; a build reads GGUF files of "
             f"{', '.join(_CLASSES)}. Build from the Hugging Face folder of the model."

@@ -7,7 +7,6 @@ is made of it, so a file that lies about its sizes is refused and never allocate
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pliant.errors import CheckpointError, UnsupportedError
 from pliant.export.number_types import bfloat16_values
+from pliant.recipes.imports.mapped_file import mapped
 
 _VERSIONS = (2, 3)
 _MOST_HEADER_BYTES = 256 * 1024 * 1024
@@ -44,11 +44,7 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         """`CheckpointError` for a damaged file, `UnsupportedError` for types that are not read."""
         self.path = path
-        try:
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        self._bytes = mapped(path)
         try:
             self.metadata, self.tensors = self._read_header()
         except (struct.error, UnicodeDecodeError) as error:

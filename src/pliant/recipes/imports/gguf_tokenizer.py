@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ from pliant.errors import CheckpointError, UnsupportedError
 from pliant.export.gguf_vocabulary import NAMED_SPLITS
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_PLAIN_NAME = re.compile(r"[^\s:$]+")
+#: Every cut of a token is looked up: characters copied for it, a second's work. A vocabulary of
+#: 256 000 usual pieces takes some 2^24.
+_MOST_CUT = 1 << 30
 
 
 def tokenizer_of(metadata: Mapping[str, Any], vocab_size: int) -> tokenizers.Tokenizer:
@@ -46,8 +51,11 @@ def tokenizer_of(metadata: Mapping[str, Any], vocab_size: int) -> tokenizers.Tok
     # Mergers by scores put BOS first unless told otherwise.
     if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", model == "llama"):
         name = tokens[bos]
+        # In the language of templates a name may not look like another part of one.
+        label = name if _PLAIN_NAME.fullmatch(name) else "bos"
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{name} $A", special_tokens=[(name, bos)]
+            single=f"{label} $A",
+            special_tokens=[{"id": label, "ids": [bos], "tokens": [name]}],
         )
     return backend
 
@@ -106,6 +114,8 @@ def _by_scores(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers
     are_numbers = isinstance(scores, list) and all(isinstance(one, float) for one in scores)
     if not are_numbers or len(scores) != len(tokens):
         raise CheckpointError("The tokens of the file have no scores; it is damaged.")
+    if sum(len(token) ** 2 for token in tokens) > _MOST_CUT:
+        raise CheckpointError("The tokens of the file are longer than any pieces; it is damaged.")
     place = {token: index for index, token in enumerate(tokens)}
     merges = [
         (-scores[place[token]], place[token[:cut]], place[token[cut:]], token[:cut], token[cut:])

@@ -22,6 +22,7 @@ from pliant.export.shard_file import write_shard
 from pliant.measurement import Progress, silent
 from pliant.recipes.imports.gguf_folder import halved_rows
 from pliant.recipes.imports.gguf_tokenizer import tokenizer_of
+from pliant.recipes.imports.mapped_file import mapped
 from pliant.spec import ModelSpec, read_spec
 from pliant.spec.checkpoint_names import checkpoint_names
 
@@ -41,11 +42,7 @@ def llama2c_folder(path: Path, folder: Path, progress: Progress = silent) -> Pat
     file whose size is not what its header says, and for a tokenizer that is missing or damaged;
     nothing is written before that. The same files give the same bytes.
     """
-    try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    content = mapped(path)
     config = _config(path, content)
     spec = read_spec(config)
     places = _places(path, spec, len(content))

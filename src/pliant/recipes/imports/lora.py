@@ -25,6 +25,7 @@ from pliant.export.shard_file import write_shard
 from pliant.measurement import Progress, silent
 from pliant.models import Checkpoint, checkpoint_names
 from pliant.recipes.build import COMPANIONS
+from pliant.runtime.side_file import is_there
 
 _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
@@ -76,7 +77,7 @@ def _scale(adapter: Path) -> float:
     """The factor on all products, from a config that is nothing but a LoRA."""
     path = adapter / _CONFIG_FILE
     try:
-        config: Any = json.loads(path.read_bytes())
+        config: Any = json.loads(path.read_bytes() if is_there(path) else b"")
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Give a folder of PEFT.") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -102,6 +103,8 @@ def _parts(
     """Both halves of every product by the name of its matrix, checked to fit it."""
     path = adapter / _WEIGHTS_FILE
     parts: dict[str, dict[str, torch.Tensor]] = {}
+    if not is_there(path):
+        raise CheckpointError(f"There is no {path}; give a folder that PEFT saved.")
     try:
         with safe_open(path, framework="pt") as file:
             for stored in sorted(file.keys()):
