@@ -83,10 +83,16 @@ def fingerprint(*parts: object) -> str:
 
 
 def random_artifact(
-    name: str, config: dict[str, Any], planes: int = MAX_PLANES, cache: Path = CACHE
+    name: str,
+    config: dict[str, Any],
+    planes: int = MAX_PLANES,
+    cache: Path = CACHE,
+    tokenizer: str = "",
 ) -> Artifact:
-    """The artifact of a config with random planes, from the cache or written now."""
-    key = fingerprint(config, planes, FORMAT_VERSION)
+    """The artifact of a config with random planes, from the cache or written now; with a
+    tokenizer.json if its text is given.
+    """
+    key = fingerprint(config, planes, FORMAT_VERSION, *([tokenizer] if tokenizer else []))
     path = cache / f"{name}-{key}.pliant"
     if path.exists():
         return Artifact.open(path)
@@ -103,6 +109,8 @@ def random_artifact(
             else:
                 writer.write_matrix(tensor, random_matrix(random, size[0], size[1], planes))
         writer.write_file("config.json", json.dumps(config).encode())
+        if tokenizer:
+            writer.write_file("tokenizer.json", tokenizer.encode())
         return writer.finish(Findings(source=SourceRecord(f"random {name}", key)))
 
 

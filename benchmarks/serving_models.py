@@ -72,18 +72,19 @@ def _demo_artifact() -> Path:
 
 
 def _random_artifact(name: str, planes: int) -> Path:
-    artifact = random_artifact(name, CONFIGS[name], planes, CACHE / "serving")
-    path = artifact.path / "tokenizer.json"
-    if not path.exists():
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        size = artifact.spec.vocab_size
-        words = [*alphabet, *(f"Ġw{place}" for place in range(len(alphabet), size))]
-        vocabulary = {word: place for place, word in enumerate(words[:size])}
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        backend.save(str(path))
-    return artifact.path
+    config = CONFIGS[name]
+    tokenizer = _byte_tokenizer(config["vocab_size"])
+    return random_artifact(name, config, planes, CACHE / "serving", tokenizer).path
+
+
+def _byte_tokenizer(size: int) -> str:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(f"Ġw{place}" for place in range(len(alphabet), size))]
+    vocabulary = {word: place for place, word in enumerate(words[:size])}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return str(backend.to_str())
 
 
 def fitting_words(path: Path, most: int, max_tokens: int) -> int:

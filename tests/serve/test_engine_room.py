@@ -285,11 +285,15 @@ def test_events_of_a_text_stay_in_order_and_its_end_is_told_at_once() -> None:
     box.tell()
     tokens = [Emission(token=n, text="") for n in range(3)]
     box.put(job, tokens[0], urgent=False)
-    box.tell_if_due()
+    box.tell_if_due(1)
     assert heard == ["told"] and box.nanoseconds_left > 0
     box.put(job, tokens[1], urgent=False)
     box.put(job, Failure("server", "x"), urgent=True)
     assert box.nanoseconds_left == 0
-    box.tell_if_due()
+    box.tell_if_due(1)
     assert heard == ["told", *tokens[:2], Failure("server", "x"), "told"]
     assert tokens[0].nanoseconds == tokens[1].nanoseconds > 0
+    # One more step would be too late.
+    box.put(job, tokens[2], urgent=False)
+    box.tell_if_due(10**9)
+    assert heard[-2:] == [tokens[2], "told"]

@@ -79,10 +79,15 @@ class _Run:
         whole = len(self.parts) == len(self.plan.slices) > 0
         return whole and not self.finished and self.steps < self.plan.steps
 
+    @property
+    def step_nanoseconds(self) -> int:
+        """What a step has taken so far, in the mean."""
+        return (time.monotonic_ns() - self.started) // max(self.steps, 1)
+
     def steps_within(self, nanoseconds: int) -> int:
         """Steps that are left and may take so long; one at least."""
-        each = (time.monotonic_ns() - self.started) // self.steps
-        return max(min(self.plan.steps - self.steps, nanoseconds // max(each, 1)), 1)
+        most = nanoseconds // max(self.step_nanoseconds, 1)
+        return max(min(self.plan.steps - self.steps, most), 1)
 
 
 class EngineRoom:
@@ -194,7 +199,7 @@ class EngineRoom:
             self._move(plan)
             self._step(run)
             while run.goes_on and not self._interrupt.is_set:
-                self._outbox.tell_if_due()
+                self._outbox.tell_if_due(run.step_nanoseconds)
                 self._step_on(run)
         except Exception as error:
             for part in plan.slices:
@@ -205,7 +210,7 @@ class EngineRoom:
                 self._jobs.pop(name, None)
             self.scheduler.complete(plan, run.chosen, run.finished, elapsed, steps)
         # The last is told after that, so that whoever hears of an end finds its prefix kept.
-        self._outbox.tell_if_due()
+        self._outbox.tell_if_due(elapsed // steps)
         if self._watch is not None and plan.slices:
             sizes = len(plan.slices), plan.num_tokens
             self._watch(StepRecord(plan.lane, *sizes, elapsed // steps, steps))

@@ -117,23 +117,27 @@ def make_service(model: Pliant, options: ServeOptions, log: Log | None = None) -
     )
     post = Post()
     room = EngineRoom(limits, lambda record: metrics.step(record) if metrics else None, post.wake)
-    subnets = Subnets(
-        model,
-        options.name,
-        room,
-        default_cut=options.default_cut,
-        auto_cuts=options.auto_cuts,
-        max_open=options.max_subnets,
-        threads=options.threads,
-        cache_bits=bits_of(options.cache_type),
-        cache_window=options.cache_window,
-    )
+    try:
+        subnets = Subnets(
+            model,
+            options.name,
+            room,
+            default_cut=options.default_cut,
+            auto_cuts=options.auto_cuts,
+            max_open=options.max_subnets,
+            threads=options.threads,
+            cache_bits=bits_of(options.cache_type),
+            cache_window=options.cache_window,
+        )
 
-    def snapshot() -> dict[str, Any]:
-        return {**room.snapshot(), "open_subnets": len(subnets.open_cuts())}
+        def snapshot() -> dict[str, Any]:
+            return {**room.snapshot(), "open_subnets": len(subnets.open_cuts())}
 
-    metrics = Metrics(options.name, snapshot, options.deadlines)
-    return Service(subnets, room, metrics, post, share_prefixes=options.share_prefixes, log=log)
+        metrics = Metrics(options.name, snapshot, options.deadlines)
+        return Service(subnets, room, metrics, post, share_prefixes=options.share_prefixes, log=log)
+    except BaseException:
+        room.close()
+        raise
 
 
 def default_cache_bytes(model: Pliant, options: ServeOptions) -> int:
