@@ -16,6 +16,7 @@
 #include "bind/bindings.h"
 #include "bind/bound_block.h"
 #include "bind/bound_matrix.h"
+#include "bind/bound_sampler.h"
 #include "engine/decoder.h"
 #include "engine/errors.h"
 #include "engine/switch.h"
@@ -28,6 +29,7 @@ namespace {
 
 using TokenArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using MaskArray = nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using UniformArray = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using LogitArray = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // A decoder and the arrays its views point into. Kept behind a shared pointer so that `close` can
@@ -151,12 +153,36 @@ class Interrupt {
 // Ctrl-C is looked for so often: that takes the interpreter from whoever has it.
 constexpr std::chrono::milliseconds kSignalTime{50};
 
-nb::object continue_greedy(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
-                           const std::vector<int32_t>& tokens, int steps,
-                           const std::vector<int32_t>& ends, const Interrupt* interrupt) {
+// Draws with `uniforms`, [steps][samplers]; empty where there are no samplers.
+Decoder::Draw drawing(const std::vector<BoundSampler*>& samplers, const double* uniforms,
+                      int vocab_size) {
+  if (samplers.empty()) return {};
+  return [&samplers, uniforms, vocab_size](int step, const float* logits, int32_t* row) {
+    const size_t count = samplers.size();
+    for (size_t index = 0; index < count; ++index)
+      row[index] = samplers[index]->choose(logits + index * size_t(vocab_size), vocab_size,
+                                           uniforms[size_t(step) * count + index], nullptr);
+    // Not before all have chosen: a step that fails has not been.
+    for (size_t index = 0; index < count; ++index) samplers[index]->write(row[index]);
+  };
+}
+
+nb::object continue_texts(const BoundDecoder& bound, const std::vector<KVCache*>& caches,
+                          const std::vector<int32_t>& tokens, int steps,
+                          const std::vector<int32_t>& ends, const Interrupt* interrupt,
+                          const std::vector<BoundSampler*>& samplers,
+                          const UniformArray& uniforms) {
   const std::shared_ptr<Decoder> decoder = bound.get();
   if (caches.empty() || tokens.size() != caches.size() || steps < 1)
     throw std::invalid_argument("A run has caches, a token for each, and a step.");
+  const auto in_range = [](double uniform) { return uniform >= 0 && uniform < 1; };
+  if (!samplers.empty() &&
+      (samplers.size() != caches.size() || uniforms.shape(0) != size_t(steps) ||
+       uniforms.shape(1) != caches.size() ||
+       std::count(samplers.begin(), samplers.end(), nullptr) != 0 ||
+       !std::all_of(uniforms.data(), uniforms.data() + uniforms.size(), in_range)))
+    throw std::invalid_argument("A run has a sampler for each cache, and a number in [0, 1).");
+  const Decoder::Draw draw = drawing(samplers, uniforms.data(), decoder->config().vocab_size);
   auto* chosen = new std::vector<int32_t>(size_t(steps) * caches.size());
   const nb::capsule owner(
       chosen, [](void* held) noexcept { delete static_cast<std::vector<int32_t>*>(held); });
@@ -171,7 +197,7 @@ nb::object continue_greedy(const BoundDecoder& bound, const std::vector<KVCache*
       }
       return interrupt != nullptr && interrupt->is_set();
     };
-    done = decoder->continue_greedy(caches, tokens, steps, ends, stop, chosen->data());
+    done = decoder->continue_texts(caches, tokens, steps, ends, stop, draw, chosen->data());
   }
   return nb::cast(nb::ndarray<nb::numpy, int32_t, nb::ndim<2>>(
       chosen->data(), {size_t(done), caches.size()}, owner));
@@ -333,8 +359,8 @@ void bind_decoder(nb::module_& m) {
            "masks"_a.noconvert(), "num_logits"_a, "logits"_a.noconvert())
       .def("choose", &choose, "caches"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "masks"_a.noconvert(), "num_logits"_a)
-      .def("continue_greedy", &continue_greedy, "caches"_a, "tokens"_a, "steps"_a, "ends"_a,
-           "interrupt"_a.none())
+      .def("continue_texts", &continue_texts, "caches"_a, "tokens"_a, "steps"_a, "ends"_a,
+           "interrupt"_a.none(), "samplers"_a, "uniforms"_a.noconvert())
       .def("screening",
            [](const BoundDecoder& bound) {
              const std::shared_ptr<Decoder> decoder = bound.get();

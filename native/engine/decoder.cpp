@@ -138,10 +138,11 @@ void Decoder::choose(std::span<const Sequence> sequences, int32_t* tokens,
   run(sequences, {nullptr, tokens}, between_steps);
 }
 
-int Decoder::continue_greedy(std::span<KVCache* const> caches, std::span<const int32_t> tokens,
-                             int steps, std::span<const int32_t> ends,
-                             const std::function<bool()>& stop, int32_t* chosen) {
+int Decoder::continue_texts(std::span<KVCache* const> caches, std::span<const int32_t> tokens,
+                            int steps, std::span<const int32_t> ends,
+                            const std::function<bool()>& stop, const Draw& draw, int32_t* chosen) {
   std::vector<Sequence> sequences(caches.size());
+  std::vector<float> logits(draw ? caches.size() * size_t(config_.vocab_size) : 0);
   const auto is_end = [&](int32_t token) {
     return std::find(ends.begin(), ends.end(), token) != ends.end();
   };
@@ -151,7 +152,12 @@ int Decoder::continue_greedy(std::span<KVCache* const> caches, std::span<const i
       sequences[index] = {caches[index], {before + index, 1}, {}, nullptr, 1};
     int32_t* row = chosen + step * caches.size();
     try {
-      choose(sequences, row, [] {});
+      if (draw) {
+        forward(sequences, logits.data(), [] {});
+        draw(step, logits.data(), row);
+      } else {
+        choose(sequences, row, [] {});
+      }
     } catch (const GenerationError&) {
       // Whoever asks for the next token alone hears of it.
       if (step == 0) throw;

@@ -54,14 +54,18 @@ class Decoder {
   void choose(std::span<const Sequence> sequences, int32_t* tokens,
               const std::function<void()>& between_steps);
 
+  // Chooses from logits, [caches][vocab_size], of a step into a row of tokens.
+  using Draw = std::function<void(int step, const float* logits, int32_t* row)>;
+
   // Writes on: each step appends a token to each cache, the ones in `tokens` in the first and then
-  // those that `choose` gives, and puts what it gives into a row of `chosen`, [steps][caches].
-  // Returns the rows that were filled: fewer than `steps` where one of `ends` was chosen, where
-  // `stop` says so after a step, and where a step but the first found a logit that is NaN or
-  // infinite. On any other failure all caches are as they were before the step that failed.
-  int continue_greedy(std::span<KVCache* const> caches, std::span<const int32_t> tokens, int steps,
-                      std::span<const int32_t> ends, const std::function<bool()>& stop,
-                      int32_t* chosen);
+  // those that `draw`, or `choose` where it is empty, has given before, and puts what it gives into
+  // a row of `chosen`, [steps][caches]. Returns the rows that were filled: fewer than `steps` where
+  // one of `ends` was chosen, where `stop` says so after a step, and where a step but the first
+  // threw a GenerationError, for a logit that is NaN or a full cache. Failures of `draw` leave the
+  // step's tokens in the caches, all others leave these as they were before the step that failed.
+  int continue_texts(std::span<KVCache* const> caches, std::span<const int32_t> tokens, int steps,
+                     std::span<const int32_t> ends, const std::function<bool()>& stop,
+                     const Draw& draw, int32_t* chosen);
 
   Screening screening() const;
   const DecoderConfig& config() const { return config_; }

@@ -163,7 +163,7 @@ void check_writing_on(Decoder& decoder, KVCache& cache, const std::vector<int32_
   int32_t written[kSteps], apart[kSteps], last = tokens[kBegin];
   KVCache* const caches[] = {&cache};
   const int filled =
-      decoder.continue_greedy(caches, {&last, 1}, kSteps, {}, [] { return false; }, written);
+      decoder.continue_texts(caches, {&last, 1}, kSteps, {}, [] { return false; }, {}, written);
   for (int32_t& token : apart) {
     const Sequence one{other.get(), {&last, 1}, {}, nullptr, 1};
     decoder.choose({&one, 1}, &token, [] {});

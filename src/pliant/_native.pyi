@@ -232,15 +232,19 @@ class Decoder:
     ) -> list[int]:
         """Append tokens to caches; the likeliest token behind the last `num_logits` of each."""
 
-    def continue_greedy(
+    def continue_texts(
         self,
         caches: Sequence[KVCache],
         tokens: Sequence[int],
         steps: int,
         ends: Sequence[int],
         interrupt: Interrupt | None,
+        samplers: Sequence[Sampler],
+        uniforms: NDArray[np.float64],
     ) -> NDArray[np.int32]:
-        """Append a token to each cache, step by step the likeliest; `[steps done, caches]`."""
+        """Append a token to each cache, step by step the likeliest, or drawn with a number of
+        `uniforms` `[steps, samplers]` where there are samplers; `[steps done, caches]`.
+        """
 
     def screening(self) -> tuple[int, int, int]:
         """Tokens chosen, tiles of the head for them, and tiles read in all planes."""

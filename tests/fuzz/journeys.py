@@ -80,7 +80,7 @@ def run(artifact: Artifact, address: str, bits: int) -> None:
         engine.switch(artifact.subnet("d1-w0.5-b1").with_cache(held.bits, held.window))
         # Logits that are not numbers are refused.
         chosen = engine.greedy([Chunk(tokens[:2], cache), Chunk(tokens[:1], copy)])
-        engine.continue_greedy([cache, copy], [int(one[-1]) for one in chosen], 2)
+        engine.continue_texts([cache, copy], [int(one[-1]) for one in chosen], 2)
 
 
 def export(artifact: Artifact) -> None:

@@ -171,14 +171,15 @@ def test_several_subnets_at_once(live: Any) -> None:
 
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, own: Any, seconds: float) -> None:
-    """Let every step of a server take longer."""
+    """Let every step of a server take longer, and none follow another by itself."""
     step = own.service.room._step
 
-    def slowly(plan: Any) -> None:
+    def slowly(run: Any) -> None:
         time.sleep(seconds)
-        step(plan)
+        step(run)
 
-    monkeypatch.setattr(own.service.room, "_step", slowly)
+    for name in ("_step", "_step_on"):
+        monkeypatch.setattr(own.service.room, name, slowly)
 
 
 def test_an_idle_subnet_gives_way_and_busy_ones_do_not(
@@ -362,6 +363,7 @@ def test_a_failure_within_a_stream_is_an_event(serve: Any, monkeypatch: pytest.M
         return compute(*arguments)
 
     monkeypatch.setattr(own.service.room, "_compute", fails_later)
+    monkeypatch.setattr(own.service.room, "_step_on", own.service.room._step)
     body = {"prompt": "a", "max_tokens": 9, "stream": True, "ignore_eos": True}
     with own.http.stream("POST", TEXT, json=body) as response:
         lines = [line for line in response.iter_lines() if line]

@@ -71,9 +71,17 @@ class ToyEngine:
             raise GenerationError("a poisoned token")
         return [self._next(chunk) for chunk in chunks]
 
-    def continue_greedy(
-        self, caches: Any, tokens: Any, steps: int, *, ends: Any, interrupt: Interrupt
+    def continue_texts(
+        self,
+        caches: Any,
+        tokens: Any,
+        steps: int,
+        *,
+        samplers: Any,
+        ends: Any,
+        interrupt: Interrupt,
     ) -> Any:
+        assert samplers is None
         self.runs.append(steps)
         self.in_run.set()
         assert self.gate.wait(PATIENCE)

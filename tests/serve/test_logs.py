@@ -88,6 +88,7 @@ def test_a_stream_that_fails_is_not_called_answered(
         return compute(*arguments)
 
     monkeypatch.setattr(own.service.room, "_compute", fails_later)
+    monkeypatch.setattr(own.service.room, "_step_on", own.service.room._step)
     for place, stream in enumerate((True, False), 1):
         steps.clear()
         body = {"prompt": "a" * place, "max_tokens": 9, "stream": stream, "ignore_eos": True}

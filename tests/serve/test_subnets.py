@@ -48,7 +48,8 @@ def test_under_pressure_a_smaller_cut_answers_and_says_so(
         time.sleep(0.02)
         step(plan)
 
-    monkeypatch.setattr(own.service.room, "_step", slowly)
+    for name in ("_step", "_step_on"):
+        monkeypatch.setattr(own.service.room, name, slowly)
 
     def ask(tokens: int = 1, **wishes: Any) -> Any:
         return own.post(TEXT, model="tiny@auto", prompt="a", max_tokens=tokens, ignore_eos=True,

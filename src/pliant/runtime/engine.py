@@ -31,6 +31,7 @@ from pliant.runtime.assembly import (
 )
 from pliant.runtime.chunk import Chunk
 from pliant.runtime.kernel_path import kernel_path
+from pliant.runtime.sampling import Sampler
 from pliant.runtime.switching import Entries, Switch, new_bytes, outcome_of
 from pliant.runtime.threads import usable_threads
 from pliant.subnet import Subnet
@@ -253,38 +254,55 @@ class Engine:
         tokens = np.array(chosen, np.int32)
         return [tokens] if len(counts) == 1 else np.split(tokens, np.cumsum(counts)[:-1])
 
-    def continue_greedy(
+    def continue_texts(
         self,
         caches: Sequence[_native.KVCache],
         tokens: Sequence[int],
         steps: int,
         *,
+        samplers: Sequence[Sampler] | None = None,
         ends: Iterable[int] = (),
         interrupt: Interrupt | None = None,
     ) -> NDArray[np.int32]:
-        """Append a token to each cache, then the likeliest behind it, and so on for `steps` steps.
+        """Append a token to each cache, choose the next behind it, and so on for `steps` steps.
 
-        The same as `greedy` called again and again, without Python between two steps. Returns the
-        tokens that were chosen, int32 `[steps, len(caches)]`, the last of each not yet in its
-        cache. There are fewer rows where a sequence chose one of `ends`, where a cache is full,
-        where `interrupt` was set, and where a later step than the first found a logit that is NaN
-        or infinite, for the next call to meet.
+        The same as `greedy`, or `forward_chunk` and each text's `Sampler.sample`, called again and
+        again, without Python between two steps. Returns the tokens that were chosen, int32
+        `[steps, len(caches)]`, the last of each not yet in its cache. There are fewer rows where a
+        text chose one of `ends`, where a cache is full, where `interrupt` was set, and where a
+        later step than the first found a logit that is NaN or infinite, for the next call to meet.
 
-        Raises what `greedy` raises, in the first step; Ctrl-C later on leaves the tokens before it
-        in the caches. `UsageError` unless there are as many tokens as caches, and a step.
+        Raises what a first step alone would; broken logits that are drawn from, and Ctrl-C later
+        on, leave tokens in the caches. `UsageError` unless there are as many tokens, and samplers
+        if any, as caches, and a step.
         """
         for cache in caches:
             if not isinstance(cache, KVCache):
                 raise UsageError(f"{cache!r} is no cache; make one with new_cache.")
-        if not caches or len(tokens) != len(caches) or steps < 1:
+        few = not caches or len(tokens) != len(caches) or steps < 1
+        if few or (samplers is not None and len(samplers) != len(caches)):
+            drawn = "" if samplers is None else f" and {len(samplers)} samplers"
             raise UsageError(
-                f"A run of {steps} steps was asked for, with {len(caches)} caches and "
-                f"{len(tokens)} tokens; give a token for each of some caches, and a step or more."
+                f"A run of {steps} steps was asked for, with {len(caches)} caches, {len(tokens)} "
+                f"tokens{drawn}; give one of each for each text, and a step or more."
             )
         room = min(cache.capacity - cache.length for cache in caches)
         steps = max(min(steps, room), 1)
+        drawing = samplers or ()
+        uniforms = np.array([sampler.numbers(steps) for sampler in drawing], np.float64)
         with self._turn:
-            return self._decoder.continue_greedy(caches, tokens, steps, list(ends), interrupt)
+            chosen = self._decoder.continue_texts(
+                caches,
+                tokens,
+                steps,
+                list(ends),
+                interrupt,
+                [sampler.native for sampler in drawing],
+                np.ascontiguousarray(uniforms.reshape(len(drawing), steps).T),
+            )
+        for sampler in drawing:
+            sampler.skip(len(chosen))
+        return chosen
 
     def switch(self, subnet: Subnet, *, entries: Entries = "keep") -> Switch:
         """Go on as another subnet of the same artifact: deeper, wider, finer, or the reverse.

@@ -94,7 +94,10 @@ class Sampler:
     ) -> None:
         self.options = options
         self._random = np.random.Philox(key=options.seed)
-        self._sampler = _native.Sampler(
+        #: Numbers that were looked at and not used yet.
+        self._numbers: list[float] = []
+        #: What draws; with a number of `numbers` each, which `skip` then counts as used.
+        self.native = _native.Sampler(
             kernel_path(),
             temperature=options.temperature,
             top_k=min(options.top_k, _LARGEST_ID),
@@ -117,12 +120,24 @@ class Sampler:
         `allowed` has a bit for each token that may come, the lowest first, `[words]`. Raises
         `GenerationError` where the logits hold NaN or +inf, or nothing is allowed.
         """
-        uniform = self._uniform() if self.options.temperature > 0 else 0.0
-        return self._sampler.sample(logits_V, uniform, allowed)
+        token = self.native.sample(logits_V, self.numbers(1)[0], allowed)
+        self.skip(1)
+        return token
 
-    def _uniform(self) -> float:
-        """The next number in [0, 1), in steps of 2^-53; one for each token drawn."""
-        return (int(self._random.random_raw()) >> 11) * 2.0**-53
+    def numbers(self, count: int) -> list[float]:
+        """The next numbers, in [0, 1) and steps of 2^-53, one for each token drawn; greedy texts
+        need none and have zeros.
+        """
+        if self.options.temperature == 0:
+            return [0.0] * count
+        if count > len(self._numbers):
+            words = self._random.random_raw(count - len(self._numbers))
+            self._numbers += ((words >> np.uint64(11)) * 2.0**-53).tolist()
+        return self._numbers[:count]
+
+    def skip(self, count: int) -> None:
+        """So many of the next numbers are used."""
+        del self._numbers[:count]
 
 
 def log_probabilities(

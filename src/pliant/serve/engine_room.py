@@ -57,10 +57,19 @@ class LaneEngine(Protocol):
     def greedy(self, chunks: Any) -> Any:
         """The likeliest tokens for each chunk."""
 
-    def continue_greedy(
-        self, caches: Any, tokens: Any, steps: int, *, ends: Any, interrupt: Interrupt
+    def continue_texts(
+        self,
+        caches: Any,
+        tokens: Any,
+        steps: int,
+        *,
+        samplers: Any,
+        ends: Any,
+        interrupt: Interrupt,
     ) -> Any:
-        """The likeliest tokens `[steps, caches]` of some steps, each computing those before."""
+        """The tokens `[steps, caches]` of some steps, each computing those before; the likeliest
+        where `samplers` is None.
+        """
 
 
 class _Run:
@@ -236,19 +245,28 @@ class EngineRoom:
                 self._write(run, job, part, job.writer.accept, result[-1:])
 
     def _step_on(self, run: _Run) -> None:
-        """One more step, or as many of greedy texts as may pass before something is told."""
+        """One more step, or as many as may pass before something is told, if the engine can go on
+        by itself.
+        """
         steps = run.steps_within(self._outbox.nanoseconds_left)
         jobs = [self._jobs.get(part.name) for part in run.parts]
-        if steps == 1 or not all(job and job.writer.is_plain_greedy for job in jobs):
+        samplers = [job.writer.sampler if job else None for job in jobs]
+        if steps == 1 or None in samplers:
             self._step(run)
             return
+        greedy = all(job and job.writer.is_plain_greedy for job in jobs)
         ends = frozenset[int]().union(*(job.writer.end_ids for job in jobs if job))
         caches = [self._caches[part.cache] for part in run.parts]
         tokens = [part.tokens[0] for part in run.parts]
         engine = self._engines[run.plan.lane]
         try:
-            chosen = engine.continue_greedy(
-                caches, tokens, steps, ends=ends, interrupt=self._interrupt
+            chosen = engine.continue_texts(
+                caches,
+                tokens,
+                steps,
+                samplers=None if greedy else samplers,
+                ends=ends,
+                interrupt=self._interrupt,
             )
         except Exception:
             # Nothing has come of it; one by one it is seen whose fault it is.

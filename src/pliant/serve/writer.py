@@ -119,6 +119,14 @@ class Writer:
         return self._is_plain_greedy
 
     @property
+    def sampler(self) -> Sampler | None:
+        """What chooses each token, whatever else is known of it; None where a grammar or
+        log-probabilities have a say.
+        """
+        free = self._grammar is None and self.options.top_logprobs is None
+        return self._sampler if free else None
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end the text."""
         return self._eos_ids
@@ -143,7 +151,9 @@ class Writer:
         return self._write(token, score)
 
     def accept_token(self, token: int) -> Emission:
-        """Take the likeliest token, for a writer that is plain greedy."""
+        """Take a token: the likeliest, for a writer that is plain greedy, or what its `sampler` has
+        drawn.
+        """
         return self._write(token, None)
 
     def _score(self, logits_V: NDArray[np.float32], token: int) -> TokenScore:
