@@ -51,10 +51,12 @@ def make_app(
         return _refused(service, scope, error)
 
     async def no_path(request: Request, error: Exception) -> Response:
+        """An address that there is not."""
         said = f"There is nothing at {request.url.path}."
         return refused(request.scope, ApiError(404, said, code="unknown_url"))
 
     async def no_method(request: Request, error: Exception) -> Response:
+        """A method that an address does not have."""
         said, headers = f"{request.method} is not for {request.url.path}.", error.headers  # type: ignore[attr-defined]
         return refused(request.scope, ApiError(405, said, code="wrong_method", headers=headers))
 
