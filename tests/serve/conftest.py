@@ -50,6 +50,28 @@ class Live:
             assert time.monotonic() < end, "the server does not come to rest"
             time.sleep(0.01)
 
+    def slow_down(self, seconds: float) -> None:
+        """Let every step take longer, and none follow another by itself; for a server of one's own."""
+        room, step = self.service.room, self.service.room._step
+
+        def slowly(run: Any) -> None:
+            time.sleep(seconds)
+            step(run)
+
+        room._step = room._step_on = slowly  # type: ignore[method-assign]
+
+    def fail_at(self, place: int) -> None:
+        """Let the step of this place from now on fail, each being one of its own."""
+        room, compute, left = self.service.room, type(self.service.room)._compute, [place]
+
+        def fails(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise RuntimeError("a bug")
+            return compute(room, *arguments)
+
+        room._compute, room._step_on = fails, room._step  # type: ignore[method-assign]
+
 
 @contextmanager
 def running(path: Path, keys: Keys | None = None, **changes: Any) -> Iterator[Live]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -170,27 +169,13 @@ def test_several_subnets_at_once(live: Any) -> None:
         assert answer.json()["model"] == answer.headers["x-pliant-subnet"] == f"tiny@{cut}"
 
 
-def slow_down(monkeypatch: pytest.MonkeyPatch, own: Any, seconds: float) -> None:
-    """Let every step of a server take longer, and none follow another by itself."""
-    step = own.service.room._step
-
-    def slowly(run: Any) -> None:
-        time.sleep(seconds)
-        step(run)
-
-    for name in ("_step", "_step_on"):
-        monkeypatch.setattr(own.service.room, name, slowly)
-
-
-def test_an_idle_subnet_gives_way_and_busy_ones_do_not(
-    serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_idle_subnet_gives_way_and_busy_ones_do_not(serve: Any) -> None:
     own = serve(max_subnets=1)
     for cut in ("b2", "b3", "b2"):
         assert own.post(TEXT, model=f"tiny@{cut}", prompt="a", max_tokens=2).status_code == 200
     busy = {"model": "tiny@b2", "prompt": "a", "max_tokens": 128, "stream": True,
             "ignore_eos": True}  # fmt: skip
-    slow_down(monkeypatch, own, 0.05)
+    own.slow_down(0.05)
     with own.http.stream("POST", TEXT, json=busy) as response:
         next(response.iter_lines())
         refused = own.post(TEXT, model="tiny@b3", prompt="a", max_tokens=2)
@@ -345,25 +330,16 @@ def test_a_stream_that_waits_is_kept_alive(serve: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(event_stream.EventStream.__init__, "__defaults__", (0.05,))
     own = serve()
-    slow_down(monkeypatch, own, 0.2)
+    own.slow_down(0.2)
     body = {"prompt": "a", "max_tokens": 2, "stream": True, "ignore_eos": True}
     with own.http.stream("POST", TEXT, json=body) as response:
         lines = list(response.iter_lines())
     assert ": keep-alive" in lines and lines[-2] == "data: [DONE]"
 
 
-def test_a_failure_within_a_stream_is_an_event(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_within_a_stream_is_an_event(serve: Any) -> None:
     own = serve()
-    compute, calls = own.service.room._compute, []
-
-    def fails_later(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 5:
-            raise RuntimeError("a bug")
-        return compute(*arguments)
-
-    monkeypatch.setattr(own.service.room, "_compute", fails_later)
-    monkeypatch.setattr(own.service.room, "_step_on", own.service.room._step)
+    own.fail_at(5)
     body = {"prompt": "a", "max_tokens": 9, "stream": True, "ignore_eos": True}
     with own.http.stream("POST", TEXT, json=body) as response:
         lines = [line for line in response.iter_lines() if line]

@@ -75,22 +75,10 @@ def test_strangers_are_written_down_and_cannot_guess_for_ever(told: Any) -> None
     assert own.http.get("/v1/models", headers=right).status_code == 200
 
 
-def test_a_stream_that_fails_is_not_called_answered(
-    told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_that_fails_is_not_called_answered(told: Any) -> None:
     own, lines = told()
-    compute, steps = own.service.room._compute, []
-
-    def fails_later(*arguments: Any) -> Any:
-        steps.append(arguments)
-        if len(steps) == 5:
-            raise RuntimeError("a bug")
-        return compute(*arguments)
-
-    monkeypatch.setattr(own.service.room, "_compute", fails_later)
-    monkeypatch.setattr(own.service.room, "_step_on", own.service.room._step)
     for place, stream in enumerate((True, False), 1):
-        steps.clear()
+        own.fail_at(5)
         body = {"prompt": "a" * place, "max_tokens": 9, "stream": stream, "ignore_eos": True}
         own.http.post(TEXT, json=body)
         said = line(lines, place - 1)

@@ -38,18 +38,9 @@ def test_auto_takes_another_where_its_own_cannot_be_opened(serve: Any) -> None:
         subnets._pins["b2"] -= 1
 
 
-def test_under_pressure_a_smaller_cut_answers_and_says_so(
-    serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_under_pressure_a_smaller_cut_answers_and_says_so(serve: Any) -> None:
     own = serve(auto_cuts=("full", "b4", "b2"), max_sequences=1)
-    step = own.service.room._step
-
-    def slowly(plan: Any) -> None:
-        time.sleep(0.02)
-        step(plan)
-
-    for name in ("_step", "_step_on"):
-        monkeypatch.setattr(own.service.room, name, slowly)
+    own.slow_down(0.02)
 
     def ask(tokens: int = 1, **wishes: Any) -> Any:
         return own.post(TEXT, model="tiny@auto", prompt="a", max_tokens=tokens, ignore_eos=True,
