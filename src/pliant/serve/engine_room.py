@@ -148,7 +148,7 @@ class EngineRoom:
             self._plan_again()
 
     def cancel(self, name: str) -> None:
-        """A request is no longer wanted; nothing more comes to its sink after the running step."""
+        """A request is no longer wanted; nothing that is computed from now on comes to its sink."""
         with self._changed:
             self.scheduler.cancel(name)
             self._jobs.pop(name, None)
