@@ -51,7 +51,7 @@ class Live:
             time.sleep(0.01)
 
     def slow_down(self, seconds: float) -> None:
-        """Let every step take longer, and none follow another by itself; for a server of one's own."""
+        """Let every step take longer, and none follow another; for a server of one's own."""
         room, step = self.service.room, self.service.room._step
 
         def slowly(run: Any) -> None:

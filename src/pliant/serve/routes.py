@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from pliant.serve.app import PAGE, PAGE_POLICY, Service, warning_of
 from pliant.serve.openapi import description
 from pliant.serve.origins import Origins
 from pliant.serve.safety import Guard, GuardLimits, Keys, Scope
+from pliant.serve.spare_memory import give_back_for_ever
 from pliant.serve.subnets import UnknownModelError
 from pliant.serve.tokenizing import (
     Tokenizing,
@@ -43,8 +45,10 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        """Release the engines when the server ends."""
+        """Give spare memory back meanwhile, and release the engines when the server ends."""
+        giving = asyncio.create_task(give_back_for_ever())
         yield
+        giving.cancel()
         service.close()
 
     def refused(scope: Scope, error: ApiError) -> Response:
