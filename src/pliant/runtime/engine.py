@@ -202,9 +202,7 @@ class Engine:
         engine, and a closed engine. On any error all caches are as they were.
         """
         counts = [chunk.num_logits for chunk in chunks]
-        for chunk in chunks:
-            if not isinstance(chunk.cache, KVCache):
-                raise UsageError(f"{chunk.cache!r} is no cache; make one with new_cache.")
+        _check_caches(chunk.cache for chunk in chunks)
         try:
             logits = np.empty((sum(counts), self.vocab_size), np.float32)
             with self._turn:
@@ -240,9 +238,7 @@ class Engine:
         infinite.
         """
         counts = [chunk.num_logits for chunk in chunks]
-        for chunk in chunks:
-            if not isinstance(chunk.cache, KVCache):
-                raise UsageError(f"{chunk.cache!r} is no cache; make one with new_cache.")
+        _check_caches(chunk.cache for chunk in chunks)
         with self._turn:
             chosen = self._decoder.choose(
                 [chunk.cache for chunk in chunks],
@@ -276,9 +272,7 @@ class Engine:
         on, leave tokens in the caches. `UsageError` unless there are as many tokens, and samplers
         if any, as caches, and a step.
         """
-        for cache in caches:
-            if not isinstance(cache, KVCache):
-                raise UsageError(f"{cache!r} is no cache; make one with new_cache.")
+        _check_caches(caches)
         few = not caches or len(tokens) != len(caches) or steps < 1
         if few or (samplers is not None and len(samplers) != len(caches)):
             drawn = "" if samplers is None else f" and {len(samplers)} samplers"
@@ -395,3 +389,10 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_caches(caches: Iterable[object]) -> None:
+    """Raise `UsageError` for what is no cache of an engine."""
+    for cache in caches:
+        if not isinstance(cache, KVCache):
+            raise UsageError(f"{cache!r} is no cache; make one with new_cache.")
